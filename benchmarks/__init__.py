@@ -1,0 +1,1 @@
+"""Speed, measured: each benchmark is run by `python -m benchmarks.NAME`."""

@@ -1,0 +1,1 @@
+"""Where runs happen: the command line, composed configs, Ray."""

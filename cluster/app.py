@@ -1,0 +1,125 @@
+"""The command line: composes a job's config, runs the job, turns errors into one line.
+
+    picpoint render|pretrain|evaluate|report|demo [KEY=VALUE ...] [--cfg] [--dry-run]
+    picpoint shards inspect|verify|stats DIR
+    picpoint doctor
+
+Exit codes: 0 done; 1 a fault of picpoint; 2 a wrong command, key or value, or results in the way;
+3 something is missing; 4 data is broken; 5 cannot be read or written; 6 training or its evaluation
+failed; 130 stopped by Ctrl-C.
+"""
+
+import argparse
+import importlib
+import logging
+import sys
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from cluster.compose import ConfigError, compose_config, load_job, to_yaml
+
+
+@dataclass(frozen=True, slots=True)
+class _Command:
+    job: str
+    summary: str
+    example: str
+
+
+# Each is configs/NAME.yaml, and cluster/jobs/NAME.py with the job's dataclass, describe and run.
+_COMMANDS = {
+    "render": _Command(
+        "RenderJob", "render meshes into a shard set", "picpoint render source=meshes out=shards"
+    ),
+    "pretrain": _Command(
+        "PretrainJob",
+        "pre-train a point encoder on a shard set",
+        "picpoint pretrain data.shards=shards out=run image_encoder=lite0 optim.lr=1e-3",
+    ),
+    "evaluate": _Command(
+        "EvaluateJob",
+        "probe what pre-training runs have learned",
+        "picpoint evaluate runs=[run] out=evaluation",
+    ),
+    "report": _Command(
+        "ReportJob", "write the page of an evaluation", "picpoint report evaluation=evaluation"
+    ),
+    "demo": _Command(
+        "DemoJob", "the whole road on the shapes that come with picpoint", "picpoint demo seeds=3"
+    ),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command and give its exit code."""
+    options = _parser().parse_args(arguments)
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
+    try:
+        return _run(options)
+    except ConfigError as error:
+        print(f"picpoint: {error}", file=sys.stderr)
+        return 2
+    except BaseException as error:  # every error becomes one line and an exit code
+        from cluster.exit_codes import exit_code
+
+        if options.traceback:
+            traceback.print_exc()
+        code, line = exit_code(error)
+        print(f"picpoint: {line}", file=sys.stderr)
+        return code
+
+
+def _run(options: argparse.Namespace) -> int:
+    match options.command:
+        case "shards":
+            from shards.__main__ import main as shards_main
+
+            return shards_main([options.action, options.folder])
+        case "doctor":
+            from cluster.doctor import main as doctor_main
+
+            return doctor_main()
+        case command:
+            return _run_job(command, options)
+
+
+def _run_job(name: str, options: argparse.Namespace) -> int:
+    config = compose_config(name, options.overrides)
+    if options.cfg:
+        print(to_yaml(config), end="")
+        return 0
+    module = importlib.import_module(f"cluster.jobs.{name}")
+    job = load_job(getattr(module, _COMMANDS[name].job), config)
+    if options.dry_run:
+        print("\n".join(module.describe(job)))
+        return 0
+    module.run(job)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="picpoint", description="Pre-training of point-cloud encoders from rendered pictures."
+    )
+    parser.add_argument("--traceback", action="store_true", help="show where an error came from")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, command in _COMMANDS.items():
+        job = commands.add_parser(
+            name, help=command.summary, description=f"{command.summary}. Try: {command.example}"
+        )
+        job.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="see --cfg for the keys")
+        job.add_argument("--cfg", action="store_true", help="print the composed config and end")
+        job.add_argument(
+            "--dry-run", action="store_true", help="say what would be read, written and run"
+        )
+        job.add_argument("--traceback", action="store_true", default=argparse.SUPPRESS)
+    shards = commands.add_parser("shards", help="look at a shard set")
+    shards.add_argument("action", choices=["inspect", "verify", "stats"])
+    shards.add_argument("folder", metavar="DIR", help="folder or URL of the shard set")
+    commands.add_parser("doctor", help="say what is present, what is not, and what to do")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,128 @@
+"""From YAML and overrides to the frozen dataclasses of the jobs, once, with every key checked.
+
+Hydra composes; the dataclasses say which keys exist and what they hold.
+"""
+
+import dataclasses
+import difflib
+from collections.abc import Iterator, Sequence
+from typing import Any, TypeVar, get_args, get_type_hints
+
+from hydra import compose, initialize_config_module
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException, MissingConfigException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic_core import ErrorDetails
+
+Job = TypeVar("Job")
+
+
+class ConfigError(ValueError):
+    """A config or an override is wrong; the message says which and names the nearest right one."""
+
+
+def compose_config(name: str, overrides: Sequence[str] = ()) -> DictConfig:
+    """Compose `configs/NAME.yaml` with overrides.
+
+    Raises:
+        ConfigError: an override is malformed, or names a key or an option that does not exist.
+    """
+    with initialize_config_module("configs", version_base="1.3"):
+        _check_overrides(compose(name), overrides)
+        try:
+            return compose(name, list(overrides))
+        except MissingConfigException as error:
+            options = ", ".join(error.options or [])
+            raise ConfigError(
+                f"no config {error.missing_cfg_file}; there are: {options}"
+            ) from error
+        except (HydraException, OmegaConfBaseException) as error:
+            raise ConfigError(_first_line(error)) from error
+
+
+def load_job(job: type[Job], config: DictConfig) -> Job:
+    """Turn a composed config into its dataclass.
+
+    Raises:
+        ConfigError: a key is unknown or missing, or a value is of the wrong kind.
+    """
+    try:
+        plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"{_first_line(error)}; set it as KEY=VALUE") from error
+    known = [key for key, _ in flatten(plain)]
+    try:
+        return _adapter(job).validate_python(plain)
+    except ValidationError as error:
+        raise ConfigError("; ".join(_explain(fault, known) for fault in error.errors())) from error
+
+
+def to_yaml(config: DictConfig) -> str:
+    """Print a composed config."""
+    return OmegaConf.to_yaml(config, resolve=True)
+
+
+def flatten(value: object, prefix: str = "") -> Iterator[tuple[str, object]]:
+    """List the leaves of nested mappings as dotted keys."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from flatten(inner, f"{prefix}.{key}" if prefix else str(key))
+    else:
+        yield prefix, value
+
+
+def _adapter(job: type[Job]) -> TypeAdapter[Job]:
+    for nested in _dataclasses_in(job):
+        nested.__pydantic_config__ = ConfigDict(extra="forbid")
+    return TypeAdapter(job)
+
+
+def _dataclasses_in(annotation: Any) -> Iterator[Any]:  # noqa: ANN401 - any annotation
+    if dataclasses.is_dataclass(annotation):
+        yield annotation
+        for inner in get_type_hints(annotation).values():
+            yield from _dataclasses_in(inner)
+    for argument in get_args(annotation):
+        yield from _dataclasses_in(argument)
+
+
+def _check_overrides(composed: DictConfig, overrides: Sequence[str]) -> None:
+    """Refuse an override whose key is neither in the composed config nor a config group."""
+    try:
+        parsed = OverridesParser.create().parse_overrides(list(overrides))
+    except HydraException as error:
+        raise ConfigError(
+            f"{_first_line(error)}; an override is KEY=VALUE, as in optim.lr=1e-3"
+        ) from error
+    known = {key for key, _ in flatten(OmegaConf.to_container(composed))}
+    branches = {
+        key.rsplit(".", depth)[0] for key in known for depth in range(1, key.count(".") + 1)
+    }
+    for override in parsed:
+        key = override.key_or_group.replace("/", ".")
+        if key not in known | branches:
+            raise ConfigError(_unknown(key, known | branches))
+
+
+def _unknown(key: str, known: set[str]) -> str:
+    # A slip may be in one part (optm.lr) or the part may stand elsewhere (lr for optim.lr).
+    same_leaf = [other for other in sorted(known) if other.rsplit(".")[-1] == key.rsplit(".")[-1]]
+    near = difflib.get_close_matches(key, sorted(known), n=1, cutoff=0.5) or same_leaf
+    return f"unknown key {key!r}" + (f"; did you mean {near[0]!r}?" if near else "; see --cfg")
+
+
+def _explain(fault: ErrorDetails, known: Sequence[str]) -> str:
+    key = ".".join(str(part) for part in fault["loc"])
+    match fault["type"]:
+        case "unexpected_keyword_argument":
+            return _unknown(key, set(known) - {key})
+        case "missing" | "missing_argument":
+            return f"{key} is missing; set it as {key}=VALUE"
+        case _:
+            return f"{key}={fault['input']!r}: {fault['msg'].lower()}"
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0]

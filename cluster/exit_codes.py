@@ -1,0 +1,70 @@
+"""Which exit code does an error have? The table of the command line."""
+
+from collections.abc import Iterator
+
+from cluster.compose import ConfigError
+from cluster.record import RunExistsError
+from picpoint.encoders.image_weights import MissingWeightsError
+from picpoint.evaluate.encoded import ProbeError
+from picpoint.evaluate.results import ResultsError
+from picpoint.render.meshes import MeshError
+from picpoint.render.sources import SourceError
+from picpoint.train.checkpoint import CheckpointError
+from picpoint.train.pretrain import NonFiniteLossError
+from shards.errors import (
+    AlreadyInStoreError,
+    NotFoundInStoreError,
+    PlanError,
+    ShardError,
+    StoreError,
+)
+
+FAULT = 1
+USAGE = 2
+INTERRUPTED = 130
+
+# The first class that an error is an instance of decides.
+_CODES: tuple[tuple[type[BaseException], int], ...] = (
+    (ConfigError, USAGE),
+    (PlanError, USAGE),
+    (RunExistsError, USAGE),
+    (SourceError, 3),
+    (NotFoundInStoreError, 3),
+    (MissingWeightsError, 3),
+    (ResultsError, 3),
+    (AlreadyInStoreError, USAGE),
+    (StoreError, 5),
+    (ShardError, 4),
+    (MeshError, 4),
+    (CheckpointError, 6),
+    (NonFiniteLossError, 6),
+    (ProbeError, 6),
+    (OSError, 5),
+    (KeyboardInterrupt, INTERRUPTED),
+)
+
+
+def exit_code(error: BaseException) -> tuple[int, str]:
+    """Give the exit code of an error and the line to print of it.
+
+    An error that Ray carried over from a worker counts as what it was there.
+    """
+    for inner in _unwrap(error):
+        for kind, code in _CODES:
+            if isinstance(inner, kind):
+                return code, str(inner)
+    last_line = str(error).strip().splitlines()[-1:] or [type(error).__name__]
+    return FAULT, f"{type(error).__name__}: {last_line[0]} (--traceback shows where)"
+
+
+def _unwrap(error: BaseException) -> Iterator[BaseException]:
+    yield error
+    carried = [
+        *getattr(error, "worker_failures", {}).values(),
+        getattr(error, "_base_exc", None),
+        getattr(error, "cause", None),
+        error.__cause__,
+    ]
+    for inner in carried:
+        if isinstance(inner, BaseException) and inner is not error:
+            yield from _unwrap(inner)

@@ -1,0 +1,1 @@
+"""The jobs: one file each, a frozen config, `describe` for --dry-run, and `run`."""

@@ -1,0 +1,121 @@
+"""`picpoint pretrain`: runs the pre-training loop on this machine's processes or on Ray Train."""
+
+import concurrent.futures
+import contextlib
+import json
+import signal
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+
+from cluster.progress import ProgressLine
+from cluster.record import keep_or_start
+from cluster.runtime import RuntimeConfig, run_on_local_processes, run_on_ray
+from picpoint.train.log import LOG_FILE
+from picpoint.train.pretrain import STOP_FILE
+from picpoint.train.settings import PretrainConfig, plan_run, rows_of_ranks
+from shards.manifest import load_manifest
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PretrainJob(PretrainConfig):
+    """A pre-training run and where it runs.
+
+    Attributes:
+        out: folder of the run: checkpoints, log, settings.
+        resume: continue from the newest checkpoint in `out`.
+        runtime: processes or a Ray cluster.
+    """
+
+    out: str
+    resume: bool = False
+    runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
+
+
+def describe(job: PretrainJob) -> list[str]:
+    """Say what would be read, run and written."""
+    manifest = load_manifest(job.data.shards)
+    plan, selection = plan_run(job, manifest)
+    rows = rows_of_ranks(plan, job.ghost_batch, max(1, job.runtime.num_workers))
+    return [
+        f"read   {len(selection)} of {manifest.num_samples} shapes from {job.data.shards} "
+        f"({manifest.num_samples - len(selection)} held out)",
+        f"train  {job.point_encoder.name} from {job.image_encoder.name}, "
+        f"{job.epochs} epochs of {plan.batches_per_epoch} steps, global batch "
+        f"{job.global_batch} as {' + '.join(map(str, rows))} over {len(rows)} ranks "
+        f"({job.runtime.name})",
+        f"write  checkpoints and {LOG_FILE} to {job.out}",
+    ]
+
+
+def run(job: PretrainJob) -> None:
+    """Train until the end or until Ctrl-C, which leaves a checkpoint to continue from.
+
+    Raises:
+        KeyboardInterrupt: the run was stopped; its checkpoint is written.
+        CheckpointError, ShardError, MissingWeightsError, NonFiniteLossError: as `pretrain`.
+    """
+    out = Path(job.out)
+    plan_run(job, load_manifest(job.data.shards))  # fails here rather than in every worker
+    stage = keep_or_start(out, "pretrain", job, moot=("out", "resume", "runtime"))
+    if stage.kept:
+        return
+    (out / STOP_FILE).unlink(missing_ok=True)
+    run_workers = run_on_ray if job.runtime.name == "ray" else run_on_local_processes
+    with (
+        concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="runtime") as thread,
+        _stop_on_interrupt(out / STOP_FILE),
+        ProgressLine("pretrain") as progress,
+    ):
+        # In a thread of its own, because Ray Train would answer Ctrl-C by killing its workers.
+        running = thread.submit(run_workers, job)
+        log = _follow(out / LOG_FILE)
+        while not running.done():
+            concurrent.futures.wait([running], timeout=0.2)
+            for line in next(log):
+                progress.show(_summary(line))
+        running.result()
+    if (out / STOP_FILE).exists():
+        raise KeyboardInterrupt(f"stopped; continue with: picpoint pretrain out={out} resume=true")
+    stage.finish()
+
+
+@contextlib.contextmanager
+def _stop_on_interrupt(stop_file: Path) -> Generator[None]:
+    """Turn Ctrl-C into a request to save and end; a second one interrupts at once."""
+
+    def ask(signum: int, frame: FrameType | None) -> None:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        stop_file.touch()
+        print("\nsaving a checkpoint; Ctrl-C again ends without it", flush=True)
+
+    before = signal.signal(signal.SIGINT, ask)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _follow(path: Path) -> Iterator[list[str]]:
+    """Give the lines that a log has gained since the last time, whole lines only."""
+    position = path.stat().st_size if path.exists() else 0
+    while True:
+        if path.exists():
+            with path.open() as log:
+                log.seek(min(position, path.stat().st_size))
+                whole = [line for line in log.readlines() if line.endswith("\n")]
+            position = min(position, path.stat().st_size) + sum(len(line) for line in whole)
+            yield whole
+        else:
+            yield []
+
+
+def _summary(line: str) -> str:
+    report = json.loads(line)
+    return (
+        f"step {report['step']}/{report['total_steps']}  {report['samples_per_s']:.1f} samples/s  "
+        f"local {report['loss_local']:.3f} ({report['local_top1']:.0%})  "
+        f"global {report['loss_pooled']:.3f} ({report['pooled_top1']:.0%})  "
+        f"ETA {report['eta_s']:.0f} s"
+    )

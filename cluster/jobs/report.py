@@ -1,0 +1,120 @@
+"""`picpoint report`: the page of an evaluation."""
+
+import datetime
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import yaml
+from jaxtyping import UInt8
+
+from cluster.jobs.evaluate import RESULTS_FILE, encoded_file, load_run
+from picpoint.data.pairs import evaluation_batches, spread_views, stored_cameras
+from picpoint.evaluate.encoded import EncodedShapes
+from picpoint.evaluate.results import Results, ResultsError, load_results
+from picpoint.evaluate.stored import load_encoded
+from picpoint.report.neighbours import keys_shown
+from picpoint.report.page import ReportData, write_report
+from picpoint.report.pictures import AnnotatedPicture
+from picpoint.report.training_log import load_log
+from picpoint.train.log import LOG_FILE
+from picpoint.train.settings import PretrainConfig
+from shards.codec import decode_picture
+from shards.reader import Request, ShardReader
+
+
+@dataclass(frozen=True, slots=True)
+class ReportJob:
+    """Which evaluation is shown, and where.
+
+    Attributes:
+        evaluation: folder with results.json.
+        out: the HTML file.
+        num_sheet_shapes: held-out shapes on the contact sheet.
+        num_queries: held-out shapes whose nearest neighbours are shown.
+    """
+
+    evaluation: str
+    out: str
+    num_sheet_shapes: int = 4
+    num_queries: int = 8
+
+
+def describe(job: ReportJob) -> list[str]:
+    """Say what would be read and written."""
+    return [f"read   {Path(job.evaluation) / RESULTS_FILE}", f"write  {job.out}"]
+
+
+def run(job: ReportJob) -> Path:
+    """Write the page.
+
+    Raises:
+        ResultsError: there is no evaluation in that folder.
+        ShardError: the shards that the pictures come from cannot be read.
+    """
+    results = load_results(Path(job.evaluation) / RESULTS_FILE)
+    runs = _runs(results)
+    config = load_run(runs[0])
+    pair = load_encoded(encoded_file(job.evaluation, config.seed))
+    reader = ShardReader(config.data.shards)
+    shown = keys_shown(pair.pretrained, pair.random_init, job.num_queries)
+    data = ReportData(
+        title="picpoint: what pre-training taught",
+        created=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        results=results,
+        logs=tuple(load_log(run_dir / LOG_FILE, load_run(run_dir).seed) for run_dir in runs),
+        views=_contact_sheet(reader, config, pair.pretrained, job.num_sheet_shapes),
+        pretrained=pair.pretrained,
+        random_init=pair.random_init,
+        thumbnails=_thumbnails(reader, shown),
+        num_queries=job.num_queries,
+        config_yaml=yaml.safe_dump(dict(results.config), sort_keys=False),
+    )
+    path = Path(job.out)
+    write_report(data, path)
+    return path
+
+
+def _runs(results: Results) -> list[Path]:
+    evaluated = results.config.get("evaluate")
+    if not isinstance(evaluated, dict) or not evaluated.get("runs"):
+        raise ResultsError("results.json names no runs; run picpoint evaluate again")
+    return [Path(run_dir) for run_dir in evaluated["runs"]]
+
+
+def _contact_sheet(
+    reader: ShardReader, config: PretrainConfig, shapes: EncodedShapes, num_shapes: int
+) -> tuple[AnnotatedPicture, ...]:
+    """Take some held-out shapes, one per class while there are, from four sides each.
+
+    The dots are the pixels of the points that a training step would have paired with that picture.
+    """
+    rows = shapes.probe_test
+    _, first_of_class = np.unique(shapes.labels[rows], return_index=True)
+    chosen = rows[np.sort(first_of_class)][:num_shapes]
+    views = spread_views(stored_cameras(reader), 4).tolist()
+    batches = evaluation_batches(
+        reader, chosen, config.data, config.data.num_points, len(chosen), views
+    )
+    return tuple(
+        AnnotatedPicture(
+            picture=batch.pictures[row, slot].permute(1, 2, 0).contiguous().numpy(),
+            pixels=batch.pixels[row, slot][batch.correspondence_mask[row, slot]].numpy(),
+            caption=f"{shapes.class_names[shapes.labels[chosen[row]]]}, view {view}",
+        )
+        for batch in batches
+        for row in range(len(chosen))
+        for slot, view in enumerate(views)
+    )
+
+
+def _thumbnails(reader: ShardReader, keys: Sequence[str]) -> dict[str, UInt8[np.ndarray, "S S 3"]]:
+    row_of = {key: row for row, key in enumerate(reader.manifest.keys)}
+    view = int(spread_views(stored_cameras(reader), 1)[0])
+    pictures = {}
+    for key in keys:
+        sample = reader.read(Request(row_of[key], (view,)))
+        assert sample is not None, "a reader that fails on corrupt samples gives no None"
+        pictures[key] = decode_picture(sample.pictures[view])
+    return pictures

@@ -1,0 +1,1 @@
+"""Self-supervised pre-training for point clouds, taught by rendered pictures."""

@@ -1,0 +1,1 @@
+"""From shards to batches: which shapes, which points, which views, moved how."""

@@ -1,0 +1,1 @@
+"""Networks that turn clouds and pictures into features."""

@@ -1,0 +1,205 @@
+"""How much do pooled features tell of shapes that pre-training never saw? Arrays in, no torch.
+
+The classes of held-out shapes are named from labelled pre-training shapes, by a linear SVM
+(`linear_probe`) and by the nearest of them (`nearest_neighbour`).
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float, Float32, Float64, Int64
+from sklearn.model_selection import StratifiedKFold
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.preprocessing import StandardScaler
+from sklearn.svm import LinearSVC
+
+from picpoint.evaluate.encoded import EncodedShapes, ProbeError
+from picpoint.evaluate.trials import Trials
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeConfig:
+    """How features are probed.
+
+    Attributes:
+        num_repeats: times that the labelled pre-training shapes are dealt to folds anew.
+        num_folds: folds of each deal; every fit leaves one out. A class with fewer labelled shapes
+            than folds lowers the number to its own.
+        num_neighbours: neighbours that vote in `nearest_neighbour`.
+        penalties: values of the SVM's C to choose from, smallest (most regularised) first.
+        seed: seed of the deals; the same for all encoders that are compared.
+    """
+
+    num_repeats: int = 10
+    num_folds: int = 5
+    num_neighbours: int = 1
+    penalties: tuple[float, ...] = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if min(self.num_repeats, self.num_neighbours) < 1 or self.num_folds < 2:
+            raise ValueError(
+                f"num_repeats={self.num_repeats}, num_neighbours={self.num_neighbours}, "
+                f"num_folds={self.num_folds}: a probe needs at least 1, 1 and 2"
+            )
+        if not self.penalties or min(self.penalties) <= 0:
+            raise ValueError(f"penalties={self.penalties}: give at least one, all above 0")
+
+
+def linear_probe(shapes: EncodedShapes, config: ProbeConfig) -> Trials:
+    """Fit linear SVMs on labelled pre-training shapes and test them on the held-out ones.
+
+    The training shapes are dealt to stratified folds, `num_repeats` times. Every fit leaves one
+    fold out and standardises the features by the mean and deviation of the shapes it sees. The
+    left-out folds choose C, once per deal (the smallest of the best), and the fits with that C
+    answer for the held-out shapes: one trial per fit. So neither labels nor features of held-out
+    shapes touch a fit, a scale or a choice.
+
+    Why folds, and not the same fit repeated: with one training set a convex probe has one answer,
+    and its repeats would only copy it. Leaving shapes out shows how far the answer hangs on single
+    labels, and gives each held-out shape a rate in place of a yes or no. It does not make more
+    held-out shapes: see `paired_difference`.
+
+    Returns:
+        num_repeats * folds trials over the labelled held-out shapes.
+
+    Raises:
+        ProbeError: no labelled held-out shape, or a class with fewer than two labelled training
+            shapes.
+    """
+    train, test = _probe_rows(shapes)
+    trials: list[Bool[np.ndarray, " h"]] = []
+    for folds in _deals(shapes.labels[train], config):
+        fits = [
+            _fit_fold(shapes, (train[kept], train[left]), test, config.penalties)
+            for kept, left in folds
+        ]
+        left_right = [[fit.num_left_right for fit in of_fold] for of_fold in fits]
+        best = int(np.argmax(np.sum(left_right, axis=0)))
+        trials.extend(of_fold[best].test_right for of_fold in fits)
+    return Trials(shapes.keys_of(test), np.stack(trials).astype(np.float64))
+
+
+def nearest_neighbour(shapes: EncodedShapes, config: ProbeConfig) -> Trials:
+    """Name held-out shapes after their nearest labelled pre-training shapes, by cosine.
+
+    The folds and the standardising are those of `linear_probe`: one trial per left-out fold. Raw
+    pooled features are maxima, so nearly all positive and nearly parallel; standardised, the cosine
+    sees what sets a shape apart.
+
+    Raises:
+        ProbeError: as `linear_probe`.
+    """
+    train, test = _probe_rows(shapes)
+    trials: list[Bool[np.ndarray, " h"]] = []
+    for folds in _deals(shapes.labels[train], config):
+        for kept, _ in folds:
+            rows = train[kept]
+            scale = _scaler(shapes.features[rows])
+            classifier = KNeighborsClassifier(
+                n_neighbors=min(config.num_neighbours, len(rows)), metric="cosine"
+            )
+            classifier.fit(scale(shapes.features[rows]), shapes.labels[rows])
+            predicted = classifier.predict(scale(shapes.features[test]))
+            trials.append(predicted == shapes.labels[test])
+    return Trials(shapes.keys_of(test), np.stack(trials).astype(np.float64))
+
+
+def nearest_train_shapes(
+    shapes: EncodedShapes, queries: Int64[np.ndarray, " q"], num_neighbours: int
+) -> Int64[np.ndarray, "q k"]:
+    """Find the labelled pre-training shapes nearest to some shapes, as `nearest_neighbour` does.
+
+    Args:
+        shapes: what the encoder says.
+        queries: rows of the shapes asked for.
+        num_neighbours: k; fewer come back where there are fewer training shapes.
+
+    Returns:
+        Rows of the neighbours, nearest first.
+    """
+    train = shapes.probe_train
+    scale = _scaler(shapes.features[train])
+    candidates = _unit(scale(shapes.features[train]))
+    similarity = _unit(scale(shapes.features[queries])) @ candidates.T
+    order = np.argsort(-similarity, axis=1, kind="stable")
+    return train[order[:, :num_neighbours]]
+
+
+@dataclass(frozen=True, slots=True)
+class _FoldFit:
+    """One SVM: right answers on the fold it left out, and who of the held-out shapes it got."""
+
+    num_left_right: int
+    test_right: Bool[np.ndarray, " h"]
+
+
+Fold = tuple[Int64[np.ndarray, " a"], Int64[np.ndarray, " b"]]
+
+
+def _probe_rows(
+    shapes: EncodedShapes,
+) -> tuple[Int64[np.ndarray, " t"], Int64[np.ndarray, " h"]]:
+    train, test = shapes.probe_train, shapes.probe_test
+    if len(test) == 0:
+        raise ProbeError("no labelled held-out shape: hold out a part of the labelled shapes")
+    known, counts = np.unique(shapes.labels[train], return_counts=True)
+    count_of = dict(zip(known.tolist(), counts.tolist(), strict=True))
+    for label in np.unique(shapes.labels[np.concatenate([train, test])]).tolist():
+        if count_of.get(label, 0) < 2:
+            raise ProbeError(
+                f"class {shapes.class_names[label]!r} has {count_of.get(label, 0)} labelled "
+                "pre-training shapes: a probe needs 2; add shapes or leave the class unlabelled"
+            )
+    if len(known) < 2:
+        raise ProbeError(f"{len(known)} class: a probe needs 2; label shapes of another class")
+    return train, test
+
+
+def _deals(labels: Int64[np.ndarray, " t"], config: ProbeConfig) -> Iterator[list[Fold]]:
+    """Deal the training shapes to stratified folds, repeatedly; yield (kept, left out) each."""
+    smallest_class = int(np.unique(labels, return_counts=True)[1].min())
+    num_folds = min(config.num_folds, smallest_class)
+    for repeat in range(config.num_repeats):
+        folds = StratifiedKFold(num_folds, shuffle=True, random_state=config.seed + repeat)
+        yield list(folds.split(np.zeros((len(labels), 1)), labels))
+
+
+def _fit_fold(
+    shapes: EncodedShapes,
+    fold: Fold,
+    test: Int64[np.ndarray, " h"],
+    penalties: Sequence[float],
+) -> list[_FoldFit]:
+    """Fit one SVM per penalty on the shapes that a fold keeps."""
+    kept, left = fold
+    scale = _scaler(shapes.features[kept])
+    seen = scale(shapes.features[kept])
+    # The weights of an L2-penalised linear machine lie in the span of the shapes it sees. Turned
+    # into that span, features have as many numbers as there are shapes, and the answers stay.
+    span = np.linalg.svd(seen, full_matrices=False)[2]
+
+    def fit(penalty: float) -> _FoldFit:
+        machine = LinearSVC(C=penalty, max_iter=20_000, random_state=0)
+        machine.fit(seen @ span.T, shapes.labels[kept])
+        left_right, test_right = (
+            np.equal(machine.predict(scale(shapes.features[rows]) @ span.T), shapes.labels[rows])
+            for rows in (left, test)
+        )
+        return _FoldFit(num_left_right=int(left_right.sum()), test_right=test_right)
+
+    return [fit(penalty) for penalty in penalties]
+
+
+def _scaler(
+    features: Float32[np.ndarray, "a F"],
+) -> Callable[[Float32[np.ndarray, "b F"]], Float64[np.ndarray, "b F"]]:
+    """Fit the standardising of features: mean 0, deviation 1, constant features to 0."""
+    scaler = StandardScaler().fit(features.astype(np.float64))
+    return lambda other: np.asarray(scaler.transform(other.astype(np.float64)))
+
+
+def _unit(vectors: Float[np.ndarray, "n F"]) -> Float[np.ndarray, "n F"]:
+    length = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return vectors / np.maximum(length, np.finfo(vectors.dtype).tiny)

@@ -1,0 +1,1 @@
+"""Geometry without learning: cameras, clouds, visibility. NumPy and numba; no torch needed."""

@@ -1,0 +1,1 @@
+"""What stands on the encoders: projection heads for pre-training."""

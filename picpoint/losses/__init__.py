@@ -1,0 +1,1 @@
+"""The objective of pre-training, exact over any number of ranks."""

@@ -1,0 +1,1 @@
+"""Operations on clouds that decide the speed: farthest points, neighbours, gather-max."""

@@ -1,0 +1,1 @@
+"""Meshes in, samples out. NumPy and numba only: rendering on a CPU needs no torch."""

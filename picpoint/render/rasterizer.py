@@ -1,0 +1,337 @@
+"""How does a mesh become pictures, depths and face ids on a CPU? A z-buffer of 64-bit keys.
+
+For each view: vertices are projected once and snapped to 1/4096 px; faces whose box holds no pixel
+centre are dropped; the others write, where they cover a pixel centre and it exceeds what is there,
+
+    bits of 1/w as float32 << 32  |  front-facing << 31  |  face index
+
+so that the nearest face wins, at equal depth the one that faces the camera, and then the one with
+the higher index: the result does not depend on the order of anything. Edge functions are exact
+integers with a top-left rule: of two faces that share an edge, exactly one covers a pixel centre
+on it. Colours are computed afterwards, once per pixel of the raster, and averaged.
+
+One thread; the interpreter lock is released, but one process per core is the faster way.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any, no_type_check
+
+import numpy as np
+from jaxtyping import Float32, Float64, Int32, Int64, UInt8
+from numba import njit
+
+from picpoint.geometry.cameras import Cameras
+from picpoint.render.look import Look, build_look
+from picpoint.render.meshes import Mesh
+from picpoint.render.shading import shade
+
+# These kernels allocate nothing, so arrays need no reference counts.
+_KERNEL: dict[str, Any] = {"nogil": True, "cache": True, "_nrt": False}
+
+_SUBPIXEL_BITS = 12
+_SUBPIXEL = 1 << _SUBPIXEL_BITS
+_HALF = _SUBPIXEL // 2
+_FRONT = 1 << 31
+_FACE = _FRONT - 1
+# Within these, in half pictures and in px, edge functions stay below 2**53: exact as floats too.
+_GUARD_NDC = 4.0
+_MAX_SIDE_PX = 2048
+# Faces up to this many pixels wide are drawn by testing their whole box (measured).
+_NARROW = 8
+
+
+@dataclass(frozen=True, slots=True)
+class RasterizerConfig:
+    """How the CPU renderer draws.
+
+    Attributes:
+        supersampling: the raster is this much finer than the picture, along each side.
+        background: sRGB, 0..1.
+    """
+
+    supersampling: int = 2
+    background: tuple[float, float, float] = (1.0, 1.0, 1.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Rendering:
+    """What the views of a mesh show.
+
+    Attributes:
+        colour: sRGB pictures, row 0 on top.
+        coverage: share of each pixel that the mesh covers, 0..1.
+        depth: along the viewing axis, world units, on the fine raster (`supersampling` pixels to a
+            pixel of the picture along each side); inf where nothing is.
+        face_id: visible face on the fine raster; -1 where nothing is.
+    """
+
+    colour: UInt8[np.ndarray, "V S S 3"]
+    coverage: Float32[np.ndarray, "V S S"]
+    depth: Float32[np.ndarray, "V fine fine"]
+    face_id: Int32[np.ndarray, "V fine fine"]
+
+
+def render(mesh: Mesh, cameras: Cameras, config: RasterizerConfig) -> Rendering:
+    """Draw a mesh from every camera; see `draw`."""
+    return draw(mesh.vertices, build_look(mesh, px_per_unit(cameras)), cameras, config)
+
+
+def draw(
+    vertices: Float32[np.ndarray, "n 3"], look: Look, cameras: Cameras, config: RasterizerConfig
+) -> Rendering:
+    """Draw faces from every camera.
+
+    Args:
+        vertices: world frame; in the unit sphere for the rigs of `build_cameras`.
+        look: faces and their appearance.
+        cameras: where from, and how large.
+        config: sampling and background.
+
+    Raises:
+        ValueError: a face reaches behind a camera or far outside its picture (there is no
+            clipping), or the raster is larger than 2,048 px.
+    """
+    side_px = cameras.size_px * config.supersampling
+    if not 0 < side_px <= _MAX_SIDE_PX:
+        raise ValueError(
+            f"raster of {side_px} px: must be 1..{_MAX_SIDE_PX}; lower size_px or supersampling"
+        )
+    views = len(cameras.view_matrices)
+    rendering = Rendering(
+        colour=np.empty((views, cameras.size_px, cameras.size_px, 3), np.uint8),
+        coverage=np.empty((views, cameras.size_px, cameras.size_px), np.float32),
+        depth=np.empty((views, side_px, side_px), np.float32),
+        face_id=np.empty((views, side_px, side_px), np.int32),
+    )
+    background = np.array(config.background, np.float64)
+    snapped = np.empty((len(vertices), 2), np.int32)
+    inverse_depth = np.empty(len(vertices), np.float32)
+    keys = np.empty((side_px, side_px), np.int64)
+    for view in range(views):
+        world_to_clip = _world_to_clip(cameras, view)
+        if _snap_vertices(vertices, world_to_clip, side_px, snapped, inverse_depth):
+            _check_faces(look.faces, inverse_depth, view)
+        _fill_keys(look.faces, snapped, inverse_depth, keys)
+        _read_keys(keys, rendering.depth[view], rendering.face_id[view])
+        shade(
+            look,
+            snapped,
+            inverse_depth,
+            rendering.face_id[view],
+            _SUBPIXEL,
+            _rays_through(world_to_clip, side_px),
+            background,
+            rendering.colour[view],
+            rendering.coverage[view],
+        )
+    return rendering
+
+
+def px_per_unit(cameras: Cameras) -> float:
+    """Give the pixels of the picture per world unit at the origin, averaged over the cameras."""
+    focal = cameras.projection_matrices[:, 1, 1]
+    distance = np.linalg.norm(cameras.positions, axis=1)
+    return float(np.mean(focal / distance) * cameras.size_px / 2)
+
+
+def _world_to_clip(cameras: Cameras, view: int) -> Float64[np.ndarray, "4 4"]:
+    """Multiply a camera's matrices in double precision."""
+    projection = cameras.projection_matrices[view].astype(np.float64)
+    return projection @ cameras.view_matrices[view].astype(np.float64)
+
+
+def _rays_through(
+    world_to_clip: Float64[np.ndarray, "4 4"], side_px: int
+) -> Float64[np.ndarray, "3 3"]:
+    """Map (x, y, 1), x and y in 1/4096 px of the fine raster, to world rays from the camera."""
+    # A ray is the direction whose clip (x, y, w) is (ndc x, ndc y, 1).
+    ndc_to_ray = np.linalg.inv(world_to_clip[[0, 1, 3], :3])
+    step = 2 / (side_px * _SUBPIXEL)
+    return ndc_to_ray @ np.array([[step, 0, -1], [0, -step, 1], [0, 0, 1]])
+
+
+def _check_faces(
+    faces: Int32[np.ndarray, "m 3"], inverse_depth: Float32[np.ndarray, " n"], view: int
+) -> None:
+    """Raise if a face uses a vertex that was not projected; unused ones may lie anywhere."""
+    outside = (inverse_depth[faces] == 0).any(axis=1)
+    if outside.any():
+        raise ValueError(
+            f"view {view}: {int(outside.sum())} faces reach behind the camera or far outside the "
+            "picture; a mesh must lie in front of every camera: normalise it into the unit sphere"
+        )
+
+
+@njit(**_KERNEL)
+@no_type_check
+def _snap_vertices(
+    vertices: Float32[np.ndarray, "n 3"],
+    world_to_clip: Float64[np.ndarray, "4 4"],
+    side_px: int,
+    snapped: Int32[np.ndarray, "n 2"],
+    inverse_depth: Float32[np.ndarray, " n"],
+) -> int:
+    """Project vertices to 1/4096 px; count those that cannot be (their inverse depth is 0)."""
+    m = world_to_clip
+    half_side = 0.5 * side_px * _SUBPIXEL
+    unprojected = 0
+    for vertex in range(len(vertices)):
+        x, y, z = vertices[vertex, 0], vertices[vertex, 1], vertices[vertex, 2]
+        w = m[3, 0] * x + m[3, 1] * y + m[3, 2] * z + m[3, 3]
+        ndc_x = (m[0, 0] * x + m[0, 1] * y + m[0, 2] * z + m[0, 3]) / w
+        ndc_y = (m[1, 0] * x + m[1, 1] * y + m[1, 2] * z + m[1, 3]) / w
+        if w > 0 and abs(ndc_x) < _GUARD_NDC and abs(ndc_y) < _GUARD_NDC:
+            snapped[vertex, 0] = np.int32(np.floor((1 + ndc_x) * half_side + 0.5))
+            snapped[vertex, 1] = np.int32(np.floor((1 - ndc_y) * half_side + 0.5))
+            inverse_depth[vertex] = 1 / w
+        else:
+            snapped[vertex, 0], snapped[vertex, 1], inverse_depth[vertex] = 0, 0, 0
+            unprojected += 1
+    return unprojected
+
+
+@njit(**_KERNEL)
+@no_type_check
+def _fill_keys(
+    faces: Int32[np.ndarray, "m 3"],
+    snapped: Int32[np.ndarray, "n 2"],
+    inverse_depth: Float32[np.ndarray, " n"],
+    keys: Int64[np.ndarray, "fine fine"],
+) -> None:
+    """Draw every face into the buffer of keys."""
+    side = keys.shape[0]
+    keys[:] = 0
+    for face in range(len(faces)):
+        # Unsigned, so that numba does not look for negative indices.
+        a, b, c = np.uint32(faces[face, 0]), np.uint32(faces[face, 1]), np.uint32(faces[face, 2])
+        ax, ay = np.int64(snapped[a, 0]), np.int64(snapped[a, 1])
+        bx, by = np.int64(snapped[b, 0]), np.int64(snapped[b, 1])
+        cx, cy = np.int64(snapped[c, 0]), np.int64(snapped[c, 1])
+        left = max((min(ax, bx, cx) + _HALF - 1) >> _SUBPIXEL_BITS, 0)
+        right = min((max(ax, bx, cx) - _HALF) >> _SUBPIXEL_BITS, side - 1)
+        top = max((min(ay, by, cy) + _HALF - 1) >> _SUBPIXEL_BITS, 0)
+        bottom = min((max(ay, by, cy) - _HALF) >> _SUBPIXEL_BITS, side - 1)
+        if (left > right) | (top > bottom):
+            continue
+        area = (bx - ax) * (cy - ay) - (by - ay) * (cx - ax)
+        if area == 0:
+            continue
+        # Rows go down, so a face that is counter-clockwise in the world has a negative area here.
+        low = np.int64(face) | (_FRONT if area < 0 else 0)
+        if area < 0:
+            b, c, bx, by, cx, cy, area = c, b, cx, cy, bx, by, -area
+        # Edge functions at the first pixel centre of the box: twice the areas opposite to a, b, c.
+        x, y = (left << _SUBPIXEL_BITS) + _HALF, (top << _SUBPIXEL_BITS) + _HALF
+        edge_a = (cx - bx) * (y - by) - (cy - by) * (x - bx)
+        edge_b = (ax - cx) * (y - cy) - (ay - cy) * (x - cx)
+        edge_c = area - edge_a - edge_b
+        per_column = (by - cy) * _SUBPIXEL, (cy - ay) * _SUBPIXEL, (ay - by) * _SUBPIXEL
+        per_row = (cx - bx) * _SUBPIXEL, (ax - cx) * _SUBPIXEL, (bx - ax) * _SUBPIXEL
+        # 1/w is linear on the screen.
+        za = np.float64(inverse_depth[a])
+        share = 1.0 / area
+        per_b = (np.float64(inverse_depth[b]) - za) * share
+        per_c = (np.float64(inverse_depth[c]) - za) * share
+        z = za + edge_b * per_b + edge_c * per_c
+        z_per_column = per_column[1] * per_b + per_column[2] * per_c
+        z_per_row = per_row[1] * per_b + per_row[2] * per_c
+        # From here on a centre is inside where no edge function is negative: those on an edge that
+        # is neither top nor left are pushed out.
+        edges = (
+            edge_a - (not ((cy < by) | ((cy == by) & (cx > bx)))),
+            edge_b - (not ((ay < cy) | ((ay == cy) & (ax > cx)))),
+            edge_c - (not ((by < ay) | ((by == ay) & (bx > ax)))),
+        )
+        box = keys[np.uint64(top) : np.uint64(bottom + 1), np.uint64(left) : np.uint64(right + 1)]
+        if right - left < _NARROW:
+            _draw_box(box, edges, per_column, per_row, z, z_per_column, z_per_row, low)
+        else:
+            _draw_spans(box, edges, per_column, per_row, z, z_per_column, z_per_row, low)
+
+
+@njit(**_KERNEL, inline="always")
+@no_type_check
+def _draw_box(
+    box: Int64[np.ndarray, "h w"],
+    edges: tuple[int, int, int],
+    per_column: tuple[int, int, int],
+    per_row: tuple[int, int, int],
+    z: float,
+    z_per_column: float,
+    z_per_row: float,
+    low: int,
+) -> None:
+    """Draw a face by testing every pixel of its box, without branches: for small faces."""
+    edge_a, edge_b, edge_c = edges
+    for row in range(box.shape[0]):
+        line = box[row]
+        at_a, at_b, at_c, at_z = edge_a, edge_b, edge_c, z
+        for column in range(len(line)):
+            outside = (at_a | at_b | at_c) >> 63  # all ones, or 0
+            line[column] = max(line[column], _key(at_z, low) & ~outside)
+            at_a += per_column[0]
+            at_b += per_column[1]
+            at_c += per_column[2]
+            at_z += z_per_column
+        edge_a += per_row[0]
+        edge_b += per_row[1]
+        edge_c += per_row[2]
+        z += z_per_row
+
+
+@njit(**_KERNEL, inline="always")
+@no_type_check
+def _draw_spans(
+    box: Int64[np.ndarray, "h w"],
+    edges: tuple[int, int, int],
+    per_column: tuple[int, int, int],
+    per_row: tuple[int, int, int],
+    z: float,
+    z_per_column: float,
+    z_per_row: float,
+    low: int,
+) -> None:
+    """Draw a face by solving each row for its first and last pixel: for wide faces."""
+    for row in range(box.shape[0]):
+        first, last = 0.0, box.shape[1] - 1.0
+        for side in range(3):
+            edge, step = edges[side] + row * per_row[side], per_column[side]
+            # Exact: a quotient that is no integer is farther from one than the rounding error.
+            if step > 0:
+                first = max(first, -edge / step)
+            elif step < 0:
+                last = min(last, edge / -step)
+            elif edge < 0:
+                last = -1.0
+        start, stop = np.int64(math.ceil(first)), np.int64(math.floor(last)) + 1
+        if start < stop:
+            line = box[row, start:stop]
+            z_start = z + row * z_per_row + start * z_per_column
+            for column in range(len(line)):
+                line[column] = max(line[column], _key(z_start + column * z_per_column, low))
+
+
+@njit(**_KERNEL, inline="always")
+@no_type_check
+def _key(inverse_depth: float, low: int) -> int:
+    """Pack 1/w, whose bits order as it does because it is positive, above the facing and face."""
+    return (np.int64(np.float32(inverse_depth).view(np.int32)) << 32) | low
+
+
+@njit(**_KERNEL)
+@no_type_check
+def _read_keys(
+    keys: Int64[np.ndarray, "fine fine"],
+    depth: Float32[np.ndarray, "fine fine"],
+    face_id: Int32[np.ndarray, "fine fine"],
+) -> None:
+    """Take keys apart into depth (inf where empty) and face index (-1 where empty)."""
+    for row in range(keys.shape[0]):
+        for column in range(keys.shape[1]):
+            key = keys[row, column]
+            if key == 0:
+                depth[row, column], face_id[row, column] = np.inf, -1
+            else:
+                depth[row, column] = np.float32(1) / np.int32(key >> 32).view(np.float32)
+                face_id[row, column] = np.int32(key & _FACE)

@@ -1,0 +1,232 @@
+"""Which triangles lie in a GLB, PLY or STL file? trimesh's parsers, their findings in one form.
+
+The parsers are called below the level of trimesh's scenes and meshes, which would merge, cache and
+recompute; and without a resolver, so that no file can make them fetch another.
+"""
+
+import io
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float64, Int64, UInt8
+from PIL import Image
+from trimesh.exchange.gltf import load_glb
+from trimesh.exchange.ply import load_ply
+from trimesh.exchange.stl import load_stl
+from trimesh.visual.material import PBRMaterial
+from trimesh.visual.texture import TextureVisuals
+
+_GLB_HEADER_BYTES = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Triangles of one material, in the frame of the whole file.
+
+    Attributes:
+        normals: per vertex, of any length.
+        uv: per vertex, origin at the bottom left.
+        vertex_colors: sRGB.
+        face_colors: sRGB.
+        diffuse: sRGB, 0..1, or None where the file names no material.
+        texture: a picture not decoded yet.
+        is_texture_missing: the file names a texture that it does not hold.
+    """
+
+    vertices: Float64[np.ndarray, "n 3"]
+    faces: Int64[np.ndarray, "m 3"]
+    normals: Float64[np.ndarray, "n 3"] | None = None
+    uv: Float64[np.ndarray, "n 2"] | None = None
+    vertex_colors: UInt8[np.ndarray, "n 3"] | None = None
+    face_colors: UInt8[np.ndarray, "m 3"] | None = None
+    diffuse: tuple[float, float, float] | None = None
+    texture: Image.Image | None = None
+    is_texture_missing: bool = False
+
+
+def load_parts(content: bytes, suffix: str, max_faces: int) -> list[Part]:
+    """Find the triangles of a file.
+
+    Args:
+        content: the whole file.
+        suffix: `.glb`, `.ply` or `.stl`.
+        max_faces: a file that says it holds more, or repeats its parts beyond it, is not unpacked.
+
+    Raises:
+        ValueError: there are too many faces.
+        Exception: anything that trimesh raises on a broken file.
+    """
+    match suffix:
+        case ".glb":
+            _check_accessors(_glb_header(content), max_faces)
+            return list(_glb_parts(content, max_faces))
+        case ".ply":
+            return [_plain_part(loaded) for loaded in _meshes(load_ply(io.BytesIO(content)))]
+        case _:
+            return [_plain_part(loaded) for loaded in _meshes(load_stl(io.BytesIO(content)))]
+
+
+class TooManyFacesError(ValueError):
+    """A file would unpack to more faces than allowed."""
+
+
+def _meshes(loaded: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """Yield what has faces of a parser's answer: one mesh, several by name, or none."""
+    for mesh in loaded["geometry"].values() if "geometry" in loaded else [loaded]:
+        if mesh.get("faces") is not None and len(mesh["faces"]) > 0:
+            yield mesh
+
+
+def _plain_part(mesh: Mapping[str, Any]) -> Part:
+    visual = mesh.get("visual")
+    return Part(
+        vertices=np.asarray(mesh["vertices"], dtype=np.float64),
+        faces=_triangles(mesh["faces"]),
+        normals=_rows(mesh.get("vertex_normals"), 3),
+        uv=_rows(visual.uv, 2) if isinstance(visual, TextureVisuals) else None,
+        vertex_colors=_byte_colors(mesh.get("vertex_colors")),
+        face_colors=_byte_colors(mesh.get("face_colors")),
+        is_texture_missing=isinstance(visual, TextureVisuals),
+    )
+
+
+def _glb_parts(content: bytes, max_faces: int) -> Iterator[Part]:
+    """Yield every mesh of a GLB scene as often as its nodes place it."""
+    header = _glb_header(content)
+    with_texture = _number_materials(header)
+    loaded: dict[str, Any] = load_glb(io.BytesIO(_with_header(content, header)))
+    to_world = {loaded["base_frame"]: np.eye(4)}
+    num_faces = 0
+    for edge in loaded["graph"]:
+        # Parents come before their children.
+        placed = to_world[edge["frame_from"]] @ edge.get("matrix", np.eye(4))
+        to_world[edge["frame_to"]] = placed
+        mesh = loaded["geometry"].get(edge.get("geometry"))
+        if mesh is None or mesh.get("faces") is None:
+            continue
+        num_faces += len(mesh["faces"])
+        if num_faces > max_faces:
+            raise TooManyFacesError(f"more than {max_faces} faces, as the scene repeats them")
+        yield _place(_glb_part(mesh, with_texture), placed)
+
+
+def _glb_part(mesh: Mapping[str, Any], with_texture: set[str]) -> Part:
+    visual = mesh.get("visual")
+    material, uv, colors = None, None, mesh.get("vertex_colors")
+    if isinstance(visual, TextureVisuals):
+        material, uv = visual.material, visual.uv
+        colors = visual.vertex_attributes.get("color")
+    colors = _byte_colors(colors)
+    diffuse, texture, is_texture_missing = None, None, False
+    if isinstance(material, PBRMaterial):
+        factor = material.baseColorFactor  # bytes, linear
+        linear = np.ones(3) if factor is None else np.asarray(factor, dtype=np.float64)[:3] / 255
+        red, green, blue = _srgb(linear).round(6).tolist()
+        diffuse, texture = (red, green, blue), material.baseColorTexture
+        is_texture_missing = texture is None and material.name in with_texture
+    return Part(
+        vertices=np.asarray(mesh["vertices"], dtype=np.float64),
+        faces=_triangles(mesh["faces"]),
+        normals=_rows(mesh.get("vertex_normals"), 3),
+        uv=_rows(uv, 2),
+        vertex_colors=None if colors is None else _SRGB_OF_BYTE[colors],
+        diffuse=diffuse,
+        texture=texture,
+        is_texture_missing=is_texture_missing,
+    )
+
+
+def _place(part: Part, to_world: Float64[np.ndarray, "4 4"]) -> Part:
+    """Move a part; a mirroring move turns its faces, so that their fronts stay fronts."""
+    linear, shift = to_world[:3, :3], to_world[:3, 3]
+    determinant = np.linalg.det(linear)
+    normals = part.normals
+    if normals is not None:
+        # The inverse transpose, up to a positive factor, and defined for a flattening move too.
+        cofactors = np.cross(linear[[1, 2, 0]], linear[[2, 0, 1]])
+        normals = normals @ (cofactors * (1.0 if determinant >= 0 else -1.0)).T
+    return Part(
+        vertices=part.vertices @ linear.T + shift,
+        faces=part.faces if determinant >= 0 else np.ascontiguousarray(part.faces[:, ::-1]),
+        normals=normals,
+        uv=part.uv,
+        vertex_colors=part.vertex_colors,
+        face_colors=part.face_colors,
+        diffuse=part.diffuse,
+        texture=part.texture,
+        is_texture_missing=part.is_texture_missing,
+    )
+
+
+def _glb_header(content: bytes) -> dict[str, Any]:
+    """Read the JSON chunk of a GLB file."""
+    num_bytes = int.from_bytes(content[12:16], "little")
+    return json.loads(content[_GLB_HEADER_BYTES : _GLB_HEADER_BYTES + num_bytes])
+
+
+def _check_accessors(header: dict[str, Any], max_faces: int) -> None:
+    """Refuse a file whose arrays say to be far longer than its faces may need."""
+    most = max((int(accessor["count"]) for accessor in header.get("accessors", [])), default=0)
+    total = sum(int(accessor["count"]) for accessor in header.get("accessors", []))
+    if most > 3 * max_faces or total > 24 * max_faces:
+        raise TooManyFacesError(f"arrays of {total} entries, for at most {max_faces} faces")
+
+
+def _number_materials(header: dict[str, Any]) -> set[str]:
+    """Rename the materials to their numbers and give those that have a base colour texture.
+
+    trimesh passes over a texture that it cannot open, and keeps of a material only the name.
+    """
+    with_texture: set[str] = set()
+    for number, material in enumerate(header.get("materials", [])):
+        material["name"] = str(number)
+        if "baseColorTexture" in material.get("pbrMetallicRoughness", {}):
+            with_texture.add(str(number))
+    return with_texture
+
+
+def _with_header(content: bytes, header: dict[str, Any]) -> bytes:
+    """Put another JSON chunk into a GLB file."""
+    old_bytes = int.from_bytes(content[12:16], "little")
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 4)
+    lengths = [len(content) - old_bytes + len(text), len(text)]
+    packed = [length.to_bytes(4, "little") for length in lengths]
+    head = content[:8] + packed[0] + packed[1] + content[16:_GLB_HEADER_BYTES]
+    return head + text + content[_GLB_HEADER_BYTES + old_bytes :]
+
+
+def _triangles(faces: Any) -> Int64[np.ndarray, "m 3"]:  # noqa: ANN401
+    faces = np.asarray(faces).astype(np.int64)
+    if faces.ndim == 2 and faces.shape[1] == 4:
+        faces = faces[:, [0, 1, 2, 0, 2, 3]].reshape(-1, 3)
+    return np.ascontiguousarray(faces)
+
+
+def _rows(values: Any, width: int) -> Float64[np.ndarray, "n width"] | None:  # noqa: ANN401
+    """Read vertex values that a file may lack."""
+    if values is None:
+        return None
+    return np.ascontiguousarray(np.asarray(values, dtype=np.float64).reshape(-1, width))
+
+
+def _byte_colors(colors: Any) -> UInt8[np.ndarray, "n 3"] | None:  # noqa: ANN401
+    """Read colours given as floats, 0..1, or as integers, with or without alpha."""
+    if colors is None:
+        return None
+    colors = np.asarray(colors)[:, :3]
+    if colors.dtype.kind == "f":
+        return np.rint(255 * np.nan_to_num(colors).clip(0, 1)).astype(np.uint8)
+    return (colors // (np.iinfo(colors.dtype).max // 255)).astype(np.uint8)
+
+
+def _srgb(linear: Float64[np.ndarray, "..."]) -> Float64[np.ndarray, "..."]:
+    """Encode linear light, 0..1, as sRGB."""
+    linear = linear.clip(0, 1)
+    return np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
+
+
+_SRGB_OF_BYTE = np.rint(255 * _srgb(np.arange(256) / 255)).astype(np.uint8)

@@ -1,0 +1,1 @@
+"""What does a run look like? Plots, pictures and the page, as one file that loads nothing."""

@@ -1,0 +1,46 @@
+"""`python -m shards inspect|verify|stats DIR`: look at a shard set from the command line."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from shards.errors import NotFoundInStoreError, NotWholeError, ShardError
+from shards.verify import EXIT_ERROR, EXIT_MISSING, EXIT_WHOLE, inspect, stats, verify
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and tell the exit code: 0 whole, 3 damaged, 4 missing, 1 other errors."""
+    options = _parser().parse_args(arguments)
+    try:
+        match options.command:
+            case "verify":
+                report = verify(options.url)
+                print(report)
+                return report.exit_code
+            case "stats":
+                print(stats(options.url))
+            case _:
+                print(inspect(options.url, options.key))
+    except ShardError as error:
+        print(error, file=sys.stderr)
+        missing = isinstance(error, NotFoundInStoreError | NotWholeError)
+        return EXIT_MISSING if missing else EXIT_ERROR
+    return EXIT_WHOLE
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m shards", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name, text in (
+        ("verify", "read every byte and tell what is damaged, missing or foreign"),
+        ("stats", "count samples, labels, rejects and bytes"),
+        ("inspect", "describe the shards, or one sample"),
+    ):
+        command = commands.add_parser(name, help=text)
+        command.add_argument("url", help="folder, s3://, gs:// or az://")
+    commands.choices["inspect"].add_argument("--key", help="key or source id of one sample")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,331 @@
+"""How do the members of a sample become bytes, and back? A fixed table; nothing is unpickled.
+
+Content is checked before memory is allocated for it: the size a picture's header claims, the dtype
+and shape an array's header claims. Same sample, same bytes.
+"""
+
+import json
+import re
+import struct
+from collections.abc import Mapping
+from dataclasses import asdict, fields
+from typing import Any, TypeVar, cast
+
+import numpy as np
+import simplejpeg  # pyright: ignore[reportMissingTypeStubs]
+from jaxtyping import Float32, UInt8
+
+from shards.errors import CodecError
+from shards.schema import (
+    CAMERAS,
+    COLORS,
+    META,
+    NORMALS,
+    POINTS,
+    VISIBILITY,
+    Sample,
+    SampleMeta,
+    SchemaError,
+    check_sample,
+    view_member,
+)
+
+DEFAULT_QUALITY = 94
+MAX_SIDE_PX = 4096
+
+# The arrays of a sample: dtype and shape, where 0 stands for any length.
+ARRAYS: dict[str, tuple[str, tuple[int, ...]]] = {
+    POINTS: ("<f2", (0, 3)),
+    NORMALS: ("<f2", (0, 3)),
+    COLORS: ("|u1", (0, 3)),
+    CAMERAS: ("<f4", (0, 2, 4, 4)),
+}
+
+_NPY_MAGIC = b"\x93NUMPY\x01\x00"
+_NPY_HEADER = re.compile(
+    rb"\{'descr': '([<|][a-z]\d{1,2})', 'fortran_order': False, 'shape': \(([\d, ]*)\), \} *\n"
+)
+_VIEW_NAME = re.compile(r"view(\d{2})\.jpg")
+
+T = TypeVar("T")
+
+
+def encode_picture(rgb: UInt8[np.ndarray, "H W 3"], quality: int = DEFAULT_QUALITY) -> bytes:
+    """Compress a picture to JPEG, without subsampling of colour.
+
+    Args:
+        rgb: sRGB, row 0 on top.
+        quality: 1 (small) to 100 (close to the input).
+
+    Raises:
+        CodecError: the quality is out of range.
+    """
+    if not 1 <= quality <= 100:
+        raise CodecError(f"quality {quality}: JPEG knows 1 to 100; {DEFAULT_QUALITY} is usual")
+    return simplejpeg.encode_jpeg(
+        np.ascontiguousarray(rgb), quality=quality, colorspace="RGB", colorsubsampling="444"
+    )
+
+
+def picture_size(content: bytes) -> tuple[int, int]:
+    """Read (height, width), in px, from a JPEG's header; nothing is decoded.
+
+    Raises:
+        CodecError: not a JPEG.
+    """
+    try:
+        height_px, width_px, _, _ = simplejpeg.decode_jpeg_header(content)
+    except ValueError as error:
+        raise CodecError(
+            f"{len(content)} bytes are not a JPEG ({error}); the member is damaged: render it again"
+        ) from error
+    return int(height_px), int(width_px)
+
+
+def decode_picture(content: bytes, max_side_px: int = MAX_SIDE_PX) -> UInt8[np.ndarray, "H W 3"]:
+    """Decompress a JPEG to sRGB, row 0 on top.
+
+    Args:
+        content: the file.
+        max_side_px: a picture whose header claims more is refused before it is decoded.
+
+    Raises:
+        CodecError: not a JPEG, a damaged one, or a picture larger than max_side_px.
+    """
+    height_px, width_px = picture_size(content)
+    if max(height_px, width_px) > max_side_px:
+        raise CodecError(
+            f"a picture of {width_px} x {height_px} px: at most {max_side_px} px a side are "
+            "decoded; raise max_side_px if it is meant to be that large"
+        )
+    try:
+        return simplejpeg.decode_jpeg(content, colorspace="RGB")
+    except ValueError as error:
+        raise CodecError(
+            f"the JPEG cannot be decoded ({error}); the member is damaged: render it again"
+        ) from error
+
+
+def encode_array(array: np.ndarray) -> bytes:
+    """Write an array as .npy, version 1.0, row-major, little-endian.
+
+    Raises:
+        CodecError: the array holds Python objects or structures.
+    """
+    if array.dtype.kind not in "biuf":
+        raise CodecError(
+            f"dtype {array.dtype}: a shard holds plain numbers only; convert the array first"
+        )
+    array = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
+    header = f"{{'descr': '{array.dtype.str}', 'fortran_order': False, 'shape': {array.shape}, }}"
+    # NumPy pads the header with blanks, so that the numbers begin at a multiple of 64 bytes.
+    used_bytes = len(_NPY_MAGIC) + 2 + len(header) + 1
+    header += " " * (-used_bytes % 64) + "\n"
+    return _NPY_MAGIC + struct.pack("<H", len(header)) + header.encode() + array.tobytes()
+
+
+def decode_array(content: bytes, dtype: str, shape: tuple[int, ...]) -> np.ndarray:
+    """Read an array from .npy, if it is of the wanted kind.
+
+    Args:
+        content: the file, version 1.0, with the header as NumPy writes it.
+        dtype: the only dtype that is accepted, as in `numpy.dtype.str`.
+        shape: the only shape that is accepted; 0 stands for any length.
+
+    Returns:
+        A new array, which may be written to.
+
+    Raises:
+        CodecError: another dtype or shape, objects, column-major order, missing or surplus bytes.
+    """
+    found_dtype, found_shape, start = _parse_npy_header(content)
+    fits = len(found_shape) == len(shape) and all(
+        want in (0, found) for want, found in zip(shape, found_shape, strict=True)
+    )
+    if found_dtype != dtype or not fits:
+        raise CodecError(
+            f"an array {found_dtype} {found_shape}: the schema wants {dtype} "
+            f"{_shape_text(shape)}; write the shard again with this version"
+        )
+    numbers = 1
+    for length in found_shape:
+        numbers *= length
+    want_bytes = numbers * np.dtype(dtype).itemsize
+    if len(content) - start != want_bytes:
+        raise CodecError(
+            f"an array {found_dtype} {found_shape} needs {want_bytes} bytes and has "
+            f"{len(content) - start}: the member is damaged; write the shard again"
+        )
+    flat = np.frombuffer(content, dtype=dtype, offset=start)
+    return flat.reshape(found_shape).copy()
+
+
+def _parse_npy_header(content: bytes) -> tuple[str, tuple[int, ...], int]:
+    """Read dtype, shape and where the numbers start; no expression is ever evaluated."""
+    start = 10
+    if content[:8] == _NPY_MAGIC and len(content) >= start:
+        start += struct.unpack_from("<H", content, 8)[0]
+        match = _NPY_HEADER.fullmatch(content[10:start])
+        if match is not None:
+            lengths = match[2].replace(b",", b" ").split()
+            return match[1].decode(), tuple(int(length) for length in lengths), start
+    raise CodecError(
+        f"{bytes(content[:80])!r} is no header of a plain row-major .npy (version 1.0, numbers, no "
+        "objects); write the array with shards.codec.encode_array"
+    )
+
+
+def _shape_text(shape: tuple[int, ...]) -> str:
+    return "(" + ", ".join(str(length) if length else "any" for length in shape) + ")"
+
+
+def encode_meta(meta: SampleMeta) -> bytes:
+    """Write the meta record as JSON: sorted keys, ASCII, no blanks."""
+    return json.dumps(asdict(meta), sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+
+
+def decode_meta(content: bytes) -> SampleMeta:
+    """Read the meta record.
+
+    Raises:
+        CodecError: not JSON, or fields missing, unknown or of another type.
+    """
+    try:
+        found = json.loads(content)
+    except ValueError as error:
+        raise CodecError(
+            f"{META} is not JSON ({error}); it is damaged: write the shard again"
+        ) from error
+    names = {field.name for field in fields(SampleMeta)}
+    if not isinstance(found, dict) or set(cast("dict[str, Any]", found)) != names:
+        raise CodecError(
+            f"{META} holds {content[:80]!r}: it must hold exactly {', '.join(sorted(names))}; "
+            "write the shard again with this version"
+        )
+    return _to_meta(cast("dict[str, Any]", found))
+
+
+def _to_meta(found: dict[str, Any]) -> SampleMeta:
+    """Build the record from parsed JSON; a value of another type is refused, not converted."""
+    try:
+        x, y, z = (_typed(value, float) for value in found["center"])
+        warnings = cast("list[object]", _typed(found["warnings"], list))
+        return SampleMeta(
+            source_id=_typed(found["source_id"], str),
+            label=_typed(found["label"], str),
+            size_px=_typed(found["size_px"], int),
+            rig=_typed(found["rig"], str),
+            seed=_typed(found["seed"], int),
+            center=(x, y, z),
+            scale=_typed(found["scale"], float),
+            num_faces=_typed(found["num_faces"], int),
+            warnings=tuple(_typed(code, str) for code in warnings),
+        )
+    except (TypeError, ValueError) as error:
+        raise CodecError(
+            f"{META}: {error}; every field must have the type SampleMeta gives it: "
+            "write the shard again with this version"
+        ) from error
+
+
+def _typed(value: object, kind: type[T]) -> T:
+    if type(value) is not kind:
+        raise TypeError(f"{value!r} is not of type {kind.__name__}")
+    return value
+
+
+def encode_sample(sample: Sample) -> dict[str, bytes]:
+    """Write every member of a whole sample.
+
+    Returns:
+        Bytes by member name, names sorted.
+
+    Raises:
+        SchemaError: the sample does not hold what the schema says.
+        CodecError: a picture is not a JPEG.
+    """
+    check_sample(sample, whole=True)
+    _check_picture_sizes(sample)
+    members = {
+        POINTS: encode_array(sample.points),
+        NORMALS: encode_array(sample.normals),
+        COLORS: encode_array(sample.colors),
+        CAMERAS: encode_array(np.stack([sample.view_matrices, sample.projection_matrices], axis=1)),
+        VISIBILITY: sample.visibility.tobytes(),
+        META: encode_meta(sample.meta),
+    }
+    members |= {view_member(view): content for view, content in sample.pictures.items()}
+    return dict(sorted(members.items()))
+
+
+def _check_picture_sizes(sample: Sample) -> None:
+    want = (sample.meta.size_px, sample.meta.size_px)
+    for view, content in sample.pictures.items():
+        if (found := picture_size(content)) != want:
+            raise SchemaError(
+                f"{view_member(view)} of {sample.meta.source_id} is {found[1]} x {found[0]} px: "
+                f"{META} says {want[0]} px a side; render all views at one size"
+            )
+
+
+def decode_sample(members: Mapping[str, bytes]) -> Sample:
+    """Read a sample from its members; those that are left out stay empty.
+
+    Args:
+        members: bytes by member name; POINTS and META at least. Without NORMALS or COLORS the
+            sample has 0 rows of them; without CAMERAS and VISIBILITY it has 0 views.
+
+    Raises:
+        CodecError: bytes that are not what the member's name promises, or an unknown member.
+        SchemaError: members that do not go together.
+    """
+    if missing := {POINTS, META} - set(members):
+        raise SchemaError(f"{', '.join(sorted(missing))} missing: no sample is read without them")
+    if (CAMERAS in members) != (VISIBILITY in members):
+        raise SchemaError(f"{CAMERAS} and {VISIBILITY} tell of the same views: read both or none")
+    points = decode_array(members[POINTS], *ARRAYS[POINTS])
+    cameras = _decode_optional(members, CAMERAS)
+    sample = Sample(
+        points=points,
+        normals=_decode_optional(members, NORMALS),
+        colors=_decode_optional(members, COLORS),
+        view_matrices=cameras[:, 0],
+        projection_matrices=cameras[:, 1],
+        visibility=_decode_visibility(members.get(VISIBILITY, b""), len(points), cameras),
+        pictures=_pictures(members),
+        meta=decode_meta(members[META]),
+    )
+    check_sample(sample)
+    return sample
+
+
+def _decode_optional(members: Mapping[str, bytes], name: str) -> np.ndarray:
+    dtype, shape = ARRAYS[name]
+    if name not in members:
+        return np.zeros(shape, dtype)
+    return decode_array(members[name], dtype, shape)
+
+
+def _decode_visibility(
+    content: bytes, num_points: int, cameras: Float32[np.ndarray, "V 2 4 4"]
+) -> UInt8[np.ndarray, "V packed"]:
+    shape = (len(cameras), (num_points + 7) // 8)
+    if len(content) != shape[0] * shape[1]:
+        raise SchemaError(
+            f"{VISIBILITY} has {len(content)} bytes: {shape[0]} views of {num_points} points need "
+            f"{shape[0]} x {shape[1]}; write the shard again"
+        )
+    return np.frombuffer(content, np.uint8).reshape(shape).copy()
+
+
+def _pictures(members: Mapping[str, bytes]) -> dict[int, bytes]:
+    known = {*ARRAYS, VISIBILITY, META}
+    pictures: dict[int, bytes] = {}
+    for name in sorted(set(members) - known):
+        if (match := _VIEW_NAME.fullmatch(name)) is None:
+            raise CodecError(
+                f"unknown member {name!r}: a sample holds {', '.join(sorted(known))} and "
+                "viewNN.jpg; read it with the version that wrote it"
+            )
+        pictures[int(match[1])] = members[name]
+    return pictures

@@ -1,0 +1,172 @@
+"""What is known of every shard and sample without opening a tar? The rows of the manifest.
+
+Columns, not objects: a million samples are a few arrays, and a slice of them copies nothing.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Int32, Int64, UInt16, UInt32
+
+
+@dataclass(frozen=True, slots=True)
+class MemberSpan:
+    """Where one member of a sample lies in its shard.
+
+    Attributes:
+        name: member name, as in shards/schema.py.
+        offset: first byte of the content, from the start of the shard.
+        length: of the content, in bytes, without the tar's padding.
+        crc32: of the content, as zlib.crc32 counts it.
+    """
+
+    name: str
+    offset: int
+    length: int
+    crc32: int
+
+
+@dataclass(frozen=True, slots=True)
+class SampleRow:
+    """What the manifest says of one sample; members in the order in which they lie."""
+
+    key: str
+    source_id: str
+    label: str
+    num_points: int
+    num_views: int
+    members: tuple[MemberSpan, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Reject:
+    """A shape that is not in the set, and why.
+
+    Attributes:
+        source_id: where the shape came from.
+        reason: reason code, to count by.
+        detail: one sentence for people.
+    """
+
+    source_id: str
+    reason: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SampleColumns:
+    """Samples as columns: S samples, M members of all of them together.
+
+    Attributes:
+        first_member: sample s has the members first_member[s] to first_member[s + 1] - 1.
+        member_names: the distinct names; `name_code` points into it.
+        offset: as in MemberSpan, one per member; so are length and crc32.
+    """
+
+    keys: Sequence[str]
+    source_ids: Sequence[str]
+    labels: Sequence[str]
+    num_points: Int32[np.ndarray, " S"]
+    num_views: Int32[np.ndarray, " S"]
+    first_member: Int64[np.ndarray, " S+1"]
+    member_names: tuple[str, ...]
+    name_code: UInt16[np.ndarray, " M"]
+    offset: Int64[np.ndarray, " M"]
+    length: Int64[np.ndarray, " M"]
+    crc32: UInt32[np.ndarray, " M"]
+
+    def __len__(self) -> int:
+        """S, the number of samples."""
+        return len(self.keys)
+
+    def row(self, sample: int) -> SampleRow:
+        """Gather what is known of one sample."""
+        start, stop = (int(edge) for edge in self.first_member[sample : sample + 2])
+        name_code: list[int] = self.name_code[start:stop].tolist()
+        offset: list[int] = self.offset[start:stop].tolist()
+        length: list[int] = self.length[start:stop].tolist()
+        crc32: list[int] = self.crc32[start:stop].tolist()
+        return SampleRow(
+            key=self.keys[sample],
+            source_id=self.source_ids[sample],
+            label=self.labels[sample],
+            num_points=int(self.num_points[sample]),
+            num_views=int(self.num_views[sample]),
+            members=tuple(
+                map(
+                    MemberSpan,
+                    [self.member_names[code] for code in name_code],
+                    offset,
+                    length,
+                    crc32,
+                )
+            ),
+        )
+
+    def rows(self) -> list[SampleRow]:
+        """Gather what is known of every sample; for a shard's worth of them."""
+        return [self.row(sample) for sample in range(len(self))]
+
+    def between(self, start: int, stop: int) -> "SampleColumns":
+        """Take the samples start to stop - 1, without copying a number."""
+        first, last = int(self.first_member[start]), int(self.first_member[stop])
+        return SampleColumns(
+            keys=self.keys[start:stop],
+            source_ids=self.source_ids[start:stop],
+            labels=self.labels[start:stop],
+            num_points=self.num_points[start:stop],
+            num_views=self.num_views[start:stop],
+            first_member=self.first_member[start : stop + 1] - first,
+            member_names=self.member_names,
+            name_code=self.name_code[first:last],
+            offset=self.offset[first:last],
+            length=self.length[first:last],
+            crc32=self.crc32[first:last],
+        )
+
+
+def columns_of(rows: Sequence[SampleRow]) -> SampleColumns:
+    """Turn rows into columns."""
+    spans = [span for row in rows for span in row.members]
+    member_names = tuple(sorted({span.name for span in spans}))
+    codes = {name: code for code, name in enumerate(member_names)}
+    counts = [len(row.members) for row in rows]
+    return SampleColumns(
+        keys=tuple(row.key for row in rows),
+        source_ids=tuple(row.source_id for row in rows),
+        labels=tuple(row.label for row in rows),
+        num_points=np.array([row.num_points for row in rows], np.int32),
+        num_views=np.array([row.num_views for row in rows], np.int32),
+        first_member=np.cumsum([0, *counts], dtype=np.int64),
+        member_names=member_names,
+        name_code=np.array([codes[span.name] for span in spans], np.uint16),
+        offset=np.array([span.offset for span in spans], np.int64),
+        length=np.array([span.length for span in spans], np.int64),
+        crc32=np.array([span.crc32 for span in spans], np.uint32),
+    )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ShardInfo:
+    """One tar, and the samples in it, in the order in which they lie.
+
+    Attributes:
+        name: relative to the set's folder.
+        sha256: of the whole file, in hexadecimal.
+    """
+
+    name: str
+    num_bytes: int
+    sha256: str
+    samples: SampleColumns
+
+    @property
+    def num_samples(self) -> int:
+        """How many samples the tar holds."""
+        return len(self.samples)
+
+
+def shard_name(number: int) -> str:
+    """Name a shard by its number."""
+    return f"shard-{number:06d}.tar"

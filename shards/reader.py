@@ -1,0 +1,227 @@
+"""How is a sample read? By range: only the members and views that are asked for, each one checked.
+
+The manifest says where every member lies, so no tar is parsed and nothing else is fetched. What
+order samples come in is not decided here but in shards/plan.py.
+"""
+
+import zlib
+from collections import deque
+from collections.abc import Generator, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Literal
+
+from shards.codec import decode_sample
+from shards.columns import MemberSpan, SampleRow, ShardInfo
+from shards.errors import CodecError, CorruptSampleError
+from shards.manifest import Manifest, load_manifest
+from shards.schema import (
+    CAMERAS,
+    COLORS,
+    META,
+    NORMALS,
+    POINTS,
+    VISIBILITY,
+    Sample,
+    SchemaError,
+    view_member,
+)
+from shards.store import Store, open_store
+
+ALL_ARRAYS = (POINTS, NORMALS, COLORS, CAMERAS, VISIBILITY)
+# What pairing points with pixels needs.
+PAIRING = (POINTS, CAMERAS, VISIBILITY)
+
+# Reading this much too much costs less than a second request.
+MAX_GAP_BYTES = {"disk": 16 << 10, "network": 256 << 10}
+
+OnCorrupt = Literal["fail", "skip_and_count"]
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """Which views of which sample.
+
+    Attributes:
+        sample_index: row in the manifest.
+        views: whose pictures are wanted; none for a cloud alone.
+    """
+
+    sample_index: int
+    views: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class CorruptSample:
+    """A sample that was skipped: where it lies and what is wrong with it."""
+
+    sample_index: int
+    key: str
+    shard: str
+    detail: str
+
+
+class ShardReader:
+    """Reads samples of one shard set; may be pickled and sent to another process.
+
+    Attributes:
+        manifest: of the set.
+        corrupt: what was skipped so far, in the order in which it was asked for.
+    """
+
+    def __init__(
+        self,
+        url_or_manifest: str | Path | Manifest,
+        on_corrupt: OnCorrupt = "fail",
+        members: Sequence[str] = ALL_ARRAYS,
+    ) -> None:
+        """Open a shard set.
+
+        Args:
+            url_or_manifest: a folder, a bucket prefix, or a manifest that was loaded already.
+            on_corrupt: whether a damaged sample raises, or is counted in `corrupt` and read as
+                None. Only damage: a missing shard or a refused access always raises.
+            members: arrays to read besides POINTS and META, which every sample has; what is left
+                out has 0 rows. Pictures are chosen per request.
+
+        Raises:
+            ManifestError: the set is not whole.
+            StoreError: there is no such set.
+            SchemaError: no such member.
+        """
+        if unknown := set(members) - {*ALL_ARRAYS, META}:
+            raise SchemaError(
+                f"no member {min(unknown)!r} to read: the arrays are {', '.join(ALL_ARRAYS)}; "
+                "pictures are asked for by Request.views"
+            )
+        is_manifest = isinstance(url_or_manifest, Manifest)
+        self.manifest = url_or_manifest if is_manifest else load_manifest(url_or_manifest)
+        self.on_corrupt: OnCorrupt = on_corrupt
+        self.corrupt: list[CorruptSample] = []
+        self._members = frozenset({*members, POINTS, META})
+        self._store: Store = open_store(self.manifest.url)
+
+    def read(self, request: Request) -> Sample | None:
+        """Read one sample; None if it is damaged and damage is to be skipped.
+
+        Raises:
+            CorruptSampleError: the sample is damaged and `on_corrupt` is "fail".
+            SchemaError: a view that the sample does not have.
+            StoreError: the shard is missing or cannot be read.
+        """
+        return self._settle(self._fetch(request))
+
+    def stream(
+        self, requests: Iterable[Request], read_ahead: int = 8
+    ) -> Generator[Sample | None, None, None]:
+        """Read samples in the order of their requests, some of them ahead.
+
+        A thread (several over a network) reads ahead while this generator is open, and has ended
+        when it is exhausted, closed or has raised. Close it when you stop early
+        (`contextlib.closing`).
+
+        Args:
+            requests: asked for one at a time, in the caller's thread.
+            read_ahead: how many samples are held or under way at once.
+
+        Raises:
+            ValueError: read_ahead is less than 1.
+            Exception: what `read` would raise, when that sample's turn has come; and whatever
+                `requests` raises.
+        """
+        if read_ahead < 1:
+            raise ValueError(f"read_ahead = {read_ahead}: at least 1 sample must be under way")
+        return self._stream(iter(requests), read_ahead)
+
+    def _stream(
+        self, requests: Iterable[Request], read_ahead: int
+    ) -> Generator[Sample | None, None, None]:
+        requests = iter(requests)
+        num_threads = min(read_ahead, self._store.concurrency)
+        pool = ThreadPoolExecutor(num_threads, thread_name_prefix="shard-reader")
+        pending: deque[Future[Sample | CorruptSample]] = deque()
+        try:
+            pending.extend(pool.submit(self._fetch, each) for each in islice(requests, read_ahead))
+            while pending:
+                outcome = pending.popleft().result()
+                pending.extend(pool.submit(self._fetch, each) for each in islice(requests, 1))
+                yield self._settle(outcome)
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+    def _settle(self, outcome: Sample | CorruptSample) -> Sample | None:
+        """Count damage in the caller's thread, so that its order is that of the requests."""
+        if isinstance(outcome, Sample):
+            return outcome
+        if self.on_corrupt == "fail":
+            raise CorruptSampleError(
+                f"sample {outcome.sample_index} (key {outcome.key}) in {outcome.shard}: "
+                f"{outcome.detail}; run `python -m shards verify {self.manifest.url}` and render "
+                "the shard again, or read with on_corrupt=skip_and_count"
+            )
+        self.corrupt.append(outcome)
+        return None
+
+    def _fetch(self, request: Request) -> Sample | CorruptSample:
+        row = self.manifest.row(request.sample_index)
+        shard = self.manifest.shard_of(request.sample_index)
+        spans = self._wanted(row, request.views)
+        try:
+            sample = decode_sample(self._read_members(shard, spans))
+            if sample.key != row.key:
+                raise SchemaError(f"it holds the shape {sample.meta.source_id!r}")
+        except (CorruptSampleError, CodecError, SchemaError) as error:
+            return CorruptSample(request.sample_index, row.key, shard.name, str(error))
+        return sample
+
+    def _wanted(self, row: SampleRow, views: tuple[int, ...]) -> list[MemberSpan]:
+        pictures = {view_member(view): view for view in views}
+        spans = [
+            each for each in row.members if each.name in self._members or each.name in pictures
+        ]
+        if missing := set(pictures) - {each.name for each in spans}:
+            raise SchemaError(
+                f"{min(missing)} of {row.source_id!r}: it has {row.num_views} views, counted "
+                "from 0; ask for those"
+            )
+        return spans
+
+    def _read_members(self, shard: ShardInfo, spans: list[MemberSpan]) -> dict[str, bytes]:
+        max_gap_bytes = MAX_GAP_BYTES["disk" if self._store.concurrency == 1 else "network"]
+        runs = coalesce(spans, max_gap_bytes)
+        ranges = [(run[0].offset, run[-1].offset + run[-1].length - run[0].offset) for run in runs]
+        contents = self._store.get_ranges(shard.name, ranges)
+        return {
+            span.name: _checked(content, span, run[0].offset)
+            for run, content in zip(runs, contents, strict=True)
+            for span in run
+        }
+
+
+def coalesce(spans: Sequence[MemberSpan], max_gap_bytes: int) -> list[list[MemberSpan]]:
+    """Put spans that lie close together into one run; each run is one request.
+
+    Args:
+        spans: of one shard, in any order.
+        max_gap_bytes: between two spans of a run, at most.
+    """
+    runs: list[list[MemberSpan]] = []
+    for span in sorted(spans, key=lambda each: each.offset):
+        if runs and span.offset - (runs[-1][-1].offset + runs[-1][-1].length) <= max_gap_bytes:
+            runs[-1].append(span)
+        else:
+            runs.append([span])
+    return runs
+
+
+def _checked(content: bytes, span: MemberSpan, start: int) -> bytes:
+    """Cut a member out of a run that begins at `start`, and compare its checksum."""
+    member = content[span.offset - start : span.offset - start + span.length]
+    if len(member) != span.length or zlib.crc32(member) != span.crc32:
+        raise CorruptSampleError(
+            f"{span.name}, {span.length} bytes from {span.offset}, is not what was written "
+            f"({len(member)} bytes, CRC-32 {zlib.crc32(member):08x}, not {span.crc32:08x})"
+        )
+    return member

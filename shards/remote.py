@@ -1,0 +1,123 @@
+"""How does object storage keep what was published? Through obstore, which aborts on exceptions."""
+
+import os
+import tempfile
+from collections.abc import Generator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import obstore
+from obstore.exceptions import (
+    AlreadyExistsError,
+    BaseError,
+    PermissionDeniedError,
+    PreconditionError,
+    UnauthenticatedError,
+)
+from obstore.store import ObjectStore, from_url
+
+from shards.errors import NotFoundInStoreError, StoreError, taken
+from shards.local import scratch_in
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteStore:
+    """A prefix of a bucket, through obstore.
+
+    Attributes:
+        url: s3://bucket/prefix or the like.
+    """
+
+    url: str
+    _objects: ObjectStore = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        with _explained(self.url, ""):
+            object.__setattr__(self, "_objects", _connect(self.url))
+
+    def __reduce__(self) -> tuple[type["RemoteStore"], tuple[str]]:
+        return RemoteStore, (self.url,)
+
+    @property
+    def concurrency(self) -> int:
+        """Waiting for the network, not the processor, takes the time."""
+        return 8
+
+    def get(self, name: str) -> bytes:
+        """Read an object whole."""
+        with _explained(self.url, name):
+            return bytes(obstore.get(self._objects, name).bytes())
+
+    def get_ranges(self, name: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
+        """Read some (offset, length) ranges, one after the other.
+
+        Not by obstore.get_ranges: it panics past every `except Exception` when the object is
+        shorter than it should be.
+        """
+        return [self._range(name, offset, length) for offset, length in ranges]
+
+    def _range(self, name: str, offset: int, length: int) -> bytes:
+        if length == 0:
+            return b""
+        try:
+            with _explained(self.url, name):
+                part = obstore.get_range(self._objects, name, start=offset, length=length)
+                return bytes(part)
+        except NotFoundInStoreError:
+            raise
+        except StoreError:
+            # S3 refuses a range that begins past the end, where a file gives no bytes.
+            if offset < self.size(name):
+                raise
+            return b""
+
+    def size(self, name: str) -> int:
+        """Tell an object's length, in bytes."""
+        with _explained(self.url, name):
+            return obstore.head(self._objects, name)["size"]
+
+    def list_names(self, prefix: str = "") -> list[str]:
+        """Name all objects below a prefix, sorted."""
+        with _explained(self.url, prefix):
+            pages = self._objects.list(prefix or None)  # pyright: ignore[reportUnknownMemberType]
+            return sorted(entry["path"] for page in pages for entry in page)
+
+    def put_new(self, name: str, content: bytes | Path) -> None:
+        """Upload in one request that fails if the name exists (If-None-Match)."""
+        with _explained(self.url, name):
+            obstore.put(self._objects, name, content, mode="create", use_multipart=False)
+
+    def scratch(self) -> AbstractContextManager[Path]:
+        """Lend a file in the system's temporary folder."""
+        return scratch_in(Path(tempfile.gettempdir()))
+
+
+def _connect(url: str) -> ObjectStore:
+    """Open a bucket; plain http is allowed only where the user's own endpoint says http."""
+    endpoint = os.environ.get("AWS_ENDPOINT_URL", os.environ.get("AWS_ENDPOINT", ""))
+    return from_url(url, client_options={"allow_http": endpoint.startswith("http://")})
+
+
+@contextmanager
+def _explained(url: str, name: str) -> Generator[None]:
+    """Turn obstore's errors into ours, with the remedy."""
+    place = f"{url}/{name}".rstrip("/")
+    try:
+        yield
+    except (AlreadyExistsError, PreconditionError, FileExistsError) as error:
+        raise taken(url, name) from error
+    except FileNotFoundError as error:
+        raise NotFoundInStoreError(
+            f"{place}: no such object; check the bucket and the prefix, or make the shards first"
+        ) from error
+    except (PermissionDeniedError, UnauthenticatedError, PermissionError) as error:
+        raise StoreError(
+            f"{place}: access denied; check the credentials in the environment and the bucket's "
+            "policy"
+        ) from error
+    except (BaseError, OSError, ValueError) as error:
+        first_line = str(error).partition("\n")[0]
+        raise StoreError(
+            f"{place}: {first_line}; check the endpoint and the network, then run it again"
+        ) from error

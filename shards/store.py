@@ -1,0 +1,132 @@
+"""Where do the bytes lie? Local folders and object storage behind one face.
+
+Nothing is ever overwritten and nothing is ever seen half-written: `put_new` publishes whole content
+under a name that was free, or raises. Names are relative, with "/" between their parts.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+from shards.errors import AlreadyInStoreError, StoreError
+from shards.local import LocalStore
+from shards.remote import RemoteStore
+
+__all__ = [
+    "LocalStore",
+    "RemoteStore",
+    "Store",
+    "file_sha256",
+    "get_range",
+    "open_store",
+    "put_once",
+    "sha256",
+]
+
+REMOTE_SCHEMES = ("s3", "gs", "az")
+
+
+@runtime_checkable
+class Store(Protocol):
+    """A folder or a bucket's prefix."""
+
+    @property
+    def url(self) -> str:
+        """Where it is, as a user wrote it."""
+        ...
+
+    @property
+    def concurrency(self) -> int:
+        """How many requests at once make reading faster: 1 on a disk, more over a network."""
+        ...
+
+    def get(self, name: str) -> bytes:
+        """Read an object whole."""
+        ...
+
+    def get_ranges(self, name: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
+        """Read some (offset, length) ranges, in bytes; shorter where the object ends early."""
+        ...
+
+    def size(self, name: str) -> int:
+        """Tell an object's length, in bytes."""
+        ...
+
+    def list_names(self, prefix: str = "") -> list[str]:
+        """Name all objects below a folder, sorted; work in progress is left out."""
+        ...
+
+    def put_new(self, name: str, content: bytes | Path) -> None:
+        """Publish content, or a local file's content, under a free name: wholly or not at all.
+
+        Raises:
+            AlreadyInStoreError: the name is taken, perhaps by a writer who was a moment faster.
+        """
+        ...
+
+    def scratch(self) -> AbstractContextManager[Path]:
+        """Lend a local file from which `put_new` is cheap; it is gone afterwards."""
+        ...
+
+
+def open_store(url: str | Path) -> Store:
+    """Open the store that a URL names; nothing is touched yet.
+
+    Args:
+        url: a local path, file://, s3://, gs:// or az://. Credentials and endpoints come from the
+            environment (AWS_ACCESS_KEY_ID, AWS_ENDPOINT_URL, GOOGLE_SERVICE_ACCOUNT, ...).
+
+    Raises:
+        StoreError: no such scheme, or settings that cannot be used.
+    """
+    scheme, separator, rest = str(url).partition("://")
+    if not separator:
+        return LocalStore(Path(url))
+    if scheme == "file":
+        return LocalStore(Path(rest))
+    if scheme not in REMOTE_SCHEMES:
+        raise StoreError(
+            f"{url}: unknown scheme {scheme!r}; give a path, file://, "
+            + ", ".join(f"{known}://" for known in REMOTE_SCHEMES)
+        )
+    return RemoteStore(str(url).rstrip("/"))
+
+
+def get_range(store: Store, name: str, offset: int, length: int) -> bytes:
+    """Read one range of an object, in bytes; shorter where the object ends early."""
+    return store.get_ranges(name, [(offset, length)])[0]
+
+
+def put_once(store: Store, name: str, content: bytes | Path) -> str:
+    """Publish content, which may be there already: whoever repeats the same work succeeds.
+
+    Returns:
+        SHA-256 of the content, in hexadecimal.
+
+    Raises:
+        AlreadyInStoreError: the name is taken by other content.
+    """
+    digest = file_sha256(content) if isinstance(content, Path) else sha256(content)
+    try:
+        store.put_new(name, content)
+    except AlreadyInStoreError as error:
+        found = sha256(store.get(name))
+        if found != digest:
+            raise AlreadyInStoreError(
+                f"{store.url}/{name}: has SHA-256 {found[:12]}..., not {digest[:12]}...; what is "
+                "published is never replaced: remove it first, or write to another folder"
+            ) from error
+    return digest
+
+
+def sha256(content: bytes) -> str:
+    """Hash bytes, in hexadecimal."""
+    return hashlib.sha256(content).hexdigest()
+
+
+def file_sha256(path: Path) -> str:
+    """Hash a local file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

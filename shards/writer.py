@@ -1,0 +1,165 @@
+"""How do samples become a shard? One deterministic WebDataset tar, indexed and published whole.
+
+Same samples, same bytes: members sorted within a sample, USTAR headers with time 0, owner 0 and
+mode 0444, the file padded to a multiple of 10,240 bytes as tar does. Python's own tarfile writes
+what webdataset's TarWriter would (a test compares the bytes); importing webdataset would import
+torch, which has no place here.
+"""
+
+import io
+import re
+import tarfile
+import zlib
+from collections.abc import Iterable, Iterator
+from itertools import groupby
+from pathlib import Path
+
+from shards.codec import decode_sample, encode_sample
+from shards.columns import MemberSpan, SampleRow, ShardInfo, columns_of
+from shards.errors import CodecError, CorruptSampleError
+from shards.local import explained_disk
+from shards.schema import Sample, SchemaError
+from shards.store import Store, put_once, sha256
+
+_SHARD_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\.tar")
+
+
+def write_shard(store: Store, name: str, samples: Iterable[Sample]) -> ShardInfo:
+    """Write samples to a new shard, read it back, and publish it.
+
+    Repeating the same work succeeds: a shard of this name with the same content is left as it is.
+    If anything fails, also while `samples` is iterated, nothing is published.
+
+    Args:
+        store: where to.
+        name: such as `shard_name(0)`.
+        samples: in the order in which they will lie; whole, with different keys.
+
+    Returns:
+        What the manifest needs to know of the shard.
+
+    Raises:
+        SchemaError: a sample breaks the schema, two have the same key, or there is none.
+        StoreError: the store refused, or holds other content under this name.
+    """
+    check_shard_name(name)
+    with store.scratch() as path:
+        _write_tar(path, samples)
+        with path.open("rb") as file:
+            columns = columns_of(list(index_tar(file, name)))
+        num_bytes = path.stat().st_size
+        digest = put_once(store, name, path)
+    return ShardInfo(name=name, num_bytes=num_bytes, sha256=digest, samples=columns)
+
+
+def index_shard(store: Store, name: str) -> ShardInfo:
+    """Read a published shard and tell what `write_shard` told of it.
+
+    A job that was killed between publishing shards and publishing the manifest recovers with this.
+
+    Raises:
+        CorruptSampleError: the file is not such a tar as `write_shard` writes.
+        StoreError: there is no such shard.
+    """
+    check_shard_name(name)
+    content = store.get(name)
+    columns = columns_of(list(index_tar(io.BytesIO(content), name)))
+    return ShardInfo(name=name, num_bytes=len(content), sha256=sha256(content), samples=columns)
+
+
+def check_shard_name(name: str) -> None:
+    """Refuse a name that is not a plain file name ending in .tar.
+
+    Raises:
+        SchemaError: it is not.
+    """
+    if not _SHARD_NAME.fullmatch(name):
+        raise SchemaError(
+            f"shard name {name!r}: a plain file name ending in .tar is needed; use "
+            "shards.columns.shard_name(number)"
+        )
+
+
+def _write_tar(path: Path, samples: Iterable[Sample]) -> None:
+    keys: set[str] = set()
+    with path.open("wb") as file:
+        tar = tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT)  # noqa: SIM115
+        for sample in samples:
+            if sample.key in keys:
+                raise SchemaError(
+                    f"source id {sample.meta.source_id!r} comes twice: ids are unique in a set; "
+                    "leave one of the two shapes out"
+                )
+            keys.add(sample.key)
+            members = encode_sample(sample)
+            with explained_disk("write", path):
+                for member, content in members.items():
+                    tar.addfile(_header(f"{sample.key}.{member}", content), io.BytesIO(content))
+        if not keys:
+            raise SchemaError("a shard of no samples: at least one is needed; make fewer shards")
+        with explained_disk("write", path):
+            tar.close()
+            file.flush()
+
+
+def _header(name: str, content: bytes) -> tarfile.TarInfo:
+    header = tarfile.TarInfo(name)
+    header.size = len(content)
+    header.mode = 0o444
+    return header  # TarInfo's own defaults: time 0, owner 0, no names
+
+
+def index_tar(file: io.BufferedIOBase, name: str) -> Iterator[SampleRow]:
+    """Read a tar through and tell where every member lies; every sample is decoded and checked.
+
+    Args:
+        file: the shard.
+        name: of the shard, for messages.
+
+    Raises:
+        CorruptSampleError: a broken tar, or a member that is not what its name says.
+    """
+    keys: set[str] = set()
+    try:
+        for key, group in groupby(_contents(file), key=lambda found: found[0].partition(".")[0]):
+            if key in keys:
+                raise SchemaError("its members do not lie together; write the shard again")
+            keys.add(key)
+            yield _index_sample(key, list(group))
+    except (tarfile.TarError, EOFError, SchemaError, CodecError) as error:
+        raise CorruptSampleError(
+            f"{name}, after {len(keys)} samples: {error}; the shard is damaged: render it again"
+        ) from error
+
+
+def _contents(file: io.BufferedIOBase) -> Iterator[tuple[str, int, bytes]]:
+    """Name, offset and content of each file in a tar."""
+    with tarfile.open(fileobj=file, mode="r:") as tar:
+        for header in tar:
+            reader = tar.extractfile(header) if header.isreg() else None
+            if reader is None:
+                raise SchemaError(f"{header.name} is not a plain file")
+            content = reader.read()
+            if len(content) != header.size:
+                raise EOFError(f"{header.name} ends early")
+            yield header.name, header.offset_data, content
+
+
+def _index_sample(key: str, found: list[tuple[str, int, bytes]]) -> SampleRow:
+    members = {name.partition(".")[2]: content for name, _, content in found}
+    if len(members) != len(found):
+        raise SchemaError(f"{key} has a member twice")
+    sample = decode_sample(members)
+    if sample.key != key:
+        raise SchemaError(f"{key} holds the shape {sample.meta.source_id!r} of key {sample.key}")
+    return SampleRow(
+        key=key,
+        source_id=sample.meta.source_id,
+        label=sample.meta.label,
+        num_points=sample.num_points,
+        num_views=sample.num_views,
+        members=tuple(
+            MemberSpan(name.partition(".")[2], offset, len(content), zlib.crc32(content))
+            for name, offset, content in found
+        ),
+    )

@@ -1,0 +1,193 @@
+"""Bad input: one line, a remedy, an exit code of its own kind, and nothing half-written."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from cluster.app import main
+from picpoint.train.checkpoint import newest_checkpoint
+
+TINY = [
+    "runtime=local",
+    "data.num_points=48",
+    "data.correspondences=8",
+    "point_encoder.widths=[8,8,8,16]",
+    "point_encoder.pooled_width=16",
+    "point_encoder.num_neighbours=4",
+    "image_encoder.input_px=64",
+    "heads.latent_width=16",
+    "heads.hidden_width=16",
+    "global_batch=4",
+    "ghost_batch=2",
+]
+
+
+def complaint(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
+    """Run a command that fails; give its exit code and the one line that it printed."""
+    code = main(arguments)
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert lines[-1].startswith("picpoint: ")
+    assert not any("Traceback" in line for line in lines)
+    return code, lines[-1]
+
+
+def test_a_missing_mesh_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["render", f"source={tmp_path / 'none'}", f"out={tmp_path / 'out'}"]
+    code, line = complaint(arguments, capsys)
+    assert code == 3
+    assert "none" in line
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_empty_mesh_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, line = complaint(["render", f"source={tmp_path}", f"out={tmp_path / 'out'}"], capsys)
+    assert code == 3
+    assert "no mesh" in line
+
+
+def test_a_folder_of_broken_meshes_only(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.off").write_text("OFF\n3 1 0\n0 0 0\n")
+    code, line = complaint(
+        ["render", f"source={tmp_path / 'in'}", f"out={tmp_path / 'out'}", "num_workers=1"], capsys
+    )
+    assert code == 4
+    assert "none of the 1 meshes" in line
+    assert "a" in line
+    assert not list((tmp_path / "out").glob("*.tar"))
+
+
+def test_a_missing_shard_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["pretrain", f"data.shards={tmp_path / 'none'}", f"out={tmp_path / 'run'}"]
+    code, line = complaint(arguments, capsys)
+    assert code == 3
+    assert "none" in line
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_missing_weight_file(
+    shard_set: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, line = complaint(
+        [
+            "pretrain",
+            f"data.shards={shard_set}",
+            f"out={tmp_path / 'run'}",
+            *TINY,
+            "image_encoder=resnet18",
+            f"image_encoder.weights={tmp_path / 'absent.pth'}",
+        ],
+        capsys,
+    )
+    assert code == 3
+    assert "absent.pth" in line
+    assert "image_encoder=lite0" in line
+
+
+def test_a_broken_shard_stops_pre_training(
+    shard_set: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    damaged = tmp_path / "damaged"
+    shutil.copytree(shard_set, damaged)
+    for shard in damaged.glob("*.tar"):
+        shard.chmod(0o644)
+        shard.write_bytes(shard.read_bytes()[:5000])
+    code, line = complaint(
+        ["pretrain", f"data.shards={damaged}", f"out={tmp_path / 'run'}", *TINY], capsys
+    )
+    assert code == 4
+    assert "verify" in line
+
+
+def test_a_missing_evaluation(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, line = complaint(["report", f"evaluation={tmp_path}"], capsys)
+    assert code == 3
+    assert "picpoint evaluate" in line
+
+
+def test_an_evaluation_of_a_folder_that_is_no_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, _ = complaint(["evaluate", f"runs=[{tmp_path}]", f"out={tmp_path}"], capsys)
+    assert code == 6
+
+
+def test_more_shapes_in_a_batch_than_there_are(
+    shard_set: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, line = complaint(
+        ["pretrain", f"data.shards={shard_set}", f"out={tmp_path / 'run'}", "global_batch=4096"],
+        capsys,
+    )
+    assert code == 2
+    assert "holds only" in line
+
+
+def test_dry_run_says_what_and_writes_nothing(
+    shard_set: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["pretrain", f"data.shards={shard_set}", f"out={tmp_path / 'run'}", *TINY]
+    assert main([*arguments, "--dry-run"]) == 0
+    told = capsys.readouterr().out
+    assert "14 of 18 shapes" in told or "15 of 18 shapes" in told
+    assert str(tmp_path / "run") in told
+    assert not (tmp_path / "run").exists()
+
+
+def test_shards_commands_reach_the_shards_package(
+    shard_set: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["shards", "verify", str(shard_set)]) == 0
+    assert main(["shards", "stats", str(shard_set)]) == 0
+    assert "18" in capsys.readouterr().out
+
+
+def test_doctor_finds_what_every_run_needs(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor"]) == 0
+    told = capsys.readouterr().out
+    for what in ("torch", "ray", "lite0 weights", "CUDA", "Kaolin", "object storage"):
+        assert what in told
+
+
+def interrupt_after_a_log_line(command: list[str], log: Path) -> tuple[int, str]:
+    """Start a run, send it what Ctrl-C sends once it has made a step, and wait for its end."""
+    lines_before = len(log.read_text().splitlines()) if log.exists() else 0
+    training = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not log.exists() or len(log.read_text().splitlines()) <= lines_before:
+        assert training.poll() is None, training.communicate()[1]
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    os.kill(training.pid, signal.SIGINT)
+    _, told = training.communicate(timeout=60)
+    return training.returncode, told
+
+
+def test_control_c_leaves_a_checkpoint_that_resume_continues(
+    shard_set: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    command = [
+        *(sys.executable, "-m", "cluster.app", "pretrain", f"data.shards={shard_set}"),
+        *(f"out={out}", *TINY, "epochs=2000", "log_every=1"),
+    ]
+    code, told = interrupt_after_a_log_line(command, out / "metrics.jsonl")
+    assert code == 130
+    assert "resume=true" in told
+    assert "Traceback" not in told
+    stopped, _ = newest_checkpoint(out / "checkpoints")
+    assert stopped is not None
+    code, _ = interrupt_after_a_log_line([*command, "resume=true"], out / "metrics.jsonl")
+    assert code == 130
+    continued, _ = newest_checkpoint(out / "checkpoints")
+    assert continued is not None
+    assert continued.state["samples_seen"] > stopped.state["samples_seen"] > 0
+    steps = [json.loads(line)["step"] for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert steps == list(range(1, len(steps) + 1))

@@ -1,0 +1,89 @@
+"""Shared set-up of the tests: shapes of tensors are checked while pytest runs."""
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+from jaxtyping import install_import_hook
+
+install_import_hook(["picpoint", "shards"], "beartype.beartype")
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from picpoint.geometry.cameras import RigConfig, build_cameras, world_to_pixel
+from picpoint.ops.farthest import farthest_order
+from shards.codec import encode_picture
+from shards.columns import shard_name
+from shards.manifest import publish_manifest
+from shards.schema import Sample, SampleMeta
+from shards.store import open_store
+from shards.writer import write_shard
+
+CLASSES = ("ball", "box", "rod")
+SHAPES_PER_CLASS = 6
+
+
+def make_shape(label: str, number: int, num_points: int = 96, size_px: int = 64) -> Sample:
+    """A coloured ellipsoid whose pictures are its visible points drawn as dots.
+
+    The near half of the points is visible: a rule, not a render, so that no renderer is needed.
+    """
+    rng = np.random.default_rng([CLASSES.index(label), number])
+    radii = {"ball": (0.9, 0.9, 0.9), "box": (0.9, 0.5, 0.5), "rod": (0.2, 0.95, 0.2)}[label]
+    directions = rng.normal(size=(num_points, 3))
+    directions /= np.linalg.norm(directions, axis=1, keepdims=True)
+    points = (directions * radii * rng.uniform(0.8, 1.0, 3)).astype(np.float16)
+    points = points[farthest_order(points.astype(np.float32))]
+    colors = rng.integers(40, 216, (num_points, 3), dtype=np.uint8)
+    cameras = build_cameras(RigConfig(size_px=size_px))
+    u_px, v_px, depth = world_to_pixel(
+        points[None].astype(np.float32), cameras.view_matrices, cameras.projection_matrices, size_px
+    )
+    visible = depth < np.median(depth, axis=1, keepdims=True)
+    pictures = {}
+    for view in range(len(depth)):
+        picture = np.full((size_px, size_px, 3), 255, np.uint8)
+        seen = visible[view]
+        picture[v_px[view, seen].astype(int), u_px[view, seen].astype(int)] = colors[seen]
+        pictures[view] = encode_picture(picture, 94)
+    return Sample(
+        points=points,
+        normals=(directions / np.linalg.norm(directions, axis=1, keepdims=True)).astype(np.float16),
+        colors=colors,
+        view_matrices=cameras.view_matrices,
+        projection_matrices=cameras.projection_matrices,
+        visibility=np.packbits(visible, axis=1),
+        pictures=pictures,
+        meta=SampleMeta(
+            source_id=f"{label}/{number}",
+            label=label,
+            size_px=size_px,
+            rig="dodecahedron",
+            seed=0,
+            center=(0.0, 0.0, 0.0),
+            scale=1.0,
+            num_faces=1,
+            warnings=(),
+        ),
+    )
+
+
+def write_shapes(folder: Path, samples: list[Sample], per_shard: int = 7) -> Path:
+    store = open_store(folder)
+    starts = range(0, len(samples), per_shard)
+    infos = [
+        write_shard(store, shard_name(number), samples[start : start + per_shard])
+        for number, start in enumerate(starts)
+    ]
+    publish_manifest(store, infos)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def shard_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """18 shapes of 3 classes, 96 points, 20 views at 64 px, in 3 shards. Read only."""
+    samples = [make_shape(label, n) for label in CLASSES for n in range(SHAPES_PER_CLASS)]
+    return write_shapes(tmp_path_factory.mktemp("shapes"), samples)

@@ -1,0 +1,48 @@
+import threading
+from collections.abc import Iterator
+from itertools import count, islice
+
+import pytest
+
+from picpoint.data.prefetch import prefetch
+
+
+def prefetch_threads() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name == "prefetch"]
+
+
+def test_items_arrive_whole_and_in_order() -> None:
+    assert list(prefetch(iter(range(100)), 3)) == list(range(100))
+
+
+def test_none_is_an_item_like_any_other() -> None:
+    assert list(prefetch(iter([None, 1, None]), 1)) == [None, 1, None]
+
+
+def test_an_error_is_raised_after_the_items_before_it() -> None:
+    def broken() -> Iterator[int]:
+        yield 1
+        raise KeyError("lost")
+
+    items = prefetch(broken(), 2)
+    assert next(items) == 1
+    with pytest.raises(KeyError, match="lost"):
+        next(items)
+    assert not prefetch_threads()
+
+
+def test_it_runs_ahead_by_no_more_than_its_depth() -> None:
+    made: list[int] = []
+    items = prefetch((made.append(n) or n for n in count()), 2)
+    assert list(islice(items, 5)) == [0, 1, 2, 3, 4]
+    items.close()
+    # Five consumed, two queued, one in the maker's hand.
+    assert len(made) <= 8
+
+
+def test_closing_ends_the_thread() -> None:
+    items = prefetch(count(), 2)
+    next(items)
+    assert prefetch_threads()
+    items.close()
+    assert not prefetch_threads()

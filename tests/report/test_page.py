@@ -1,0 +1,197 @@
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from synthetic_report import CLASSES, report_data
+
+from picpoint.report.neighbours import find_neighbours, keys_shown
+from picpoint.report.page import ReportError, render_page, write_report
+
+# Elements that HTML closes by itself.
+VOID = {"meta", "link", "img", "input", "br", "hr"}
+
+
+class Page(HTMLParser):
+    """What a page holds, read with the standard library's parser."""
+
+    def __init__(self, html):
+        super().__init__()
+        self.tags, self.open, self.text = [], [], []
+        self.feed(html)
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+    def all(self, tag):
+        return [attributes for name, attributes in self.tags if name == tag]
+
+
+@pytest.fixture(scope="module")
+def data():
+    return report_data()
+
+
+@pytest.fixture(scope="module")
+def page(data):
+    return Page(render_page(data))
+
+
+def test_the_page_shows_every_figure(data, page):
+    text = " ".join(" ".join(page.text).split())
+    for comparison in data.results.comparisons:
+        assert f"{100 * comparison.pretrained.mean:.1f}" in text
+        assert f"{100 * comparison.random_init.mean:.1f}" in text
+        difference = comparison.difference
+        assert f"{100 * difference.mean:+.1f} ± {100 * difference.standard_error:.1f}" in text
+        assert f"{difference.in_standard_errors:.1f} s.e." in text
+        assert f"{100 * comparison.chance:.1f}" in text
+    for told in ("148.2", "2.11.0+cpu", "0123abc", "lr: 0.001", "2026-01-02", *CLASSES):
+        assert told in text
+
+
+def test_the_page_loads_nothing(page):
+    for tag, attributes in page.tags:
+        assert tag not in {"script", "iframe", "object", "embed", "base", "form", "use", "image"}
+        for name in ("src", "href", "srcset", "poster", "action", "xlink:href"):
+            assert attributes.get(name, "data:").startswith("data:"), (tag, attributes)
+        assert not any(name.startswith("on") for name in attributes)
+    style = "".join(page.text)
+    assert "url(" not in style
+    assert "@import" not in style
+
+
+def test_the_policy_forbids_scripts_and_requests(page):
+    policies = [a for a in page.all("meta") if a.get("http-equiv") == "Content-Security-Policy"]
+    directives = [part.strip() for part in policies[0]["content"].split(";")]
+    assert directives[0] == "default-src 'none'"
+    assert set(directives[1:]) == {
+        "style-src 'unsafe-inline'",
+        "img-src data:",
+        "base-uri 'none'",
+        "form-action 'none'",
+    }
+
+
+def test_everything_from_data_is_escaped(data):
+    evil = "<script>alert(1)</script>"
+    quoted = '"><img src=x onerror=alert(1)>'
+    poisoned = report_data(class_names=(evil, quoted, "chair"))
+    html = render_page(
+        replace(
+            poisoned,
+            title=evil,
+            created=evil,
+            config_yaml=evil,
+            views=(replace(poisoned.views[0], caption=quoted),),
+            results=replace(
+                poisoned.results, versions={evil: evil}, seconds={evil: 1.0}, commit=evil
+            ),
+        )
+    )
+    assert "<script" not in html
+    assert "<img src=x" not in html
+    page = Page(html)
+    assert page.all("script") == []
+    assert all("onerror" not in attributes for _, attributes in page.tags)
+    assert html.count("&lt;script&gt;alert(1)&lt;/script&gt;") > 6
+
+
+def test_every_picture_and_plot_has_words(page):
+    assert all(attributes.get("alt") for attributes in page.all("img"))
+    for attributes in page.all("svg"):
+        assert attributes.get("aria-label") or attributes.get("aria-hidden") == "true"
+    assert all(attributes.get("scope") in {"row", "col"} for attributes in page.all("th"))
+    levels = [int(tag[1]) for tag, _ in page.tags if re.fullmatch(r"h[1-6]", tag)]
+    assert levels[0] == 1
+    assert max(np.diff(levels)) <= 1
+    assert page.all("html")[0]["lang"] == "en"
+
+
+def test_the_verdict_follows_the_differences(data):
+    assert "on all 4 measures." in verdict(data)
+    same = replace(data.results.seeds[0], pretrained=data.results.seeds[0].random_init)
+    assert "on none of 4 measures." in verdict(
+        replace(data, results=replace(data.results, seeds=(same,)))
+    )
+
+
+def verdict(data):
+    return re.search(r'class="verdict">(.*?)</p>', render_page(data)).group(1)
+
+
+def test_seeds_show_their_spread_and_each_figure():
+    data = report_data(num_seeds=3, num_views=1)
+    text = " ".join(" ".join(Page(render_page(data)).text).split())
+    first = data.results.comparisons[0]
+    assert f"{100 * first.pretrained.mean:.1f} ± {100 * first.pretrained.std:.1f}" in text
+    assert "Each seed" in text
+    for seed in data.results.seeds:
+        figures = [side["knn"].accuracy for side in (seed.pretrained, seed.random_init)]
+        assert f"{100 * figures[0]:.1f} / {100 * figures[1]:.1f}" in text
+
+
+def test_the_page_stays_small(data, tmp_path):
+    rng = np.random.default_rng(0)
+    noisy = [
+        replace(view, picture=rng.integers(0, 256, (224, 224, 3), dtype=np.uint8))
+        for view in data.views
+    ]
+    write_report(replace(data, views=tuple(noisy * 2)), tmp_path / "report.html")
+    # Noise is the worst picture for JPEG: real renders take a fifth.
+    assert (tmp_path / "report.html").stat().st_size < 4e6
+    assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
+
+
+def test_dots_lie_where_the_points_are_seen(data, page):
+    view = data.views[3]
+    drawn = [a["d"] for a in page.all("path") if a.get("class") == "dot"][3]
+    pixels = [tuple(map(float, spot)) for spot in re.findall(r"M([\d.]+) ([\d.]+)h0", drawn)]
+    np.testing.assert_allclose(pixels, view.pixels, atol=0.051)
+    frames = [a["viewbox"] for a in page.all("svg") if "points" in a.get("aria-label", "")]
+    assert set(frames) == {"0 0 224 224"}
+
+
+def test_neighbours_are_marked_by_their_class(data, page):
+    rows = find_neighbours(data.pretrained, data.random_init, data.num_queries)
+    labels = data.pretrained.labels
+    same = sum(
+        int((labels[found] == labels[rows.queries][:, None]).sum())
+        for found in (rows.pretrained, rows.random_init)
+    )
+    shown = [a["class"] for a in page.all("figure") if a.get("class", "").startswith("shape")]
+    assert shown.count("shape same") == same + len(rows.queries)
+    assert len(shown) == 11 * data.num_queries
+
+
+def test_queries_are_the_first_of_every_class_and_neighbours_are_pre_training_shapes(data):
+    rows = find_neighbours(data.pretrained, data.random_init, len(CLASSES) + 2)
+    assert data.pretrained.labels[rows.queries].tolist() == [*range(len(CLASSES)), 0, 1]
+    assert data.pretrained.held_out[rows.queries].all()
+    assert not data.pretrained.held_out[rows.pretrained].any()
+
+
+def test_a_missing_thumbnail_is_named(data):
+    needed = keys_shown(data.pretrained, data.random_init, data.num_queries)
+    render_page(replace(data, thumbnails={key: data.thumbnails[key] for key in needed}))
+    lacking = {key: data.thumbnails[key] for key in needed[1:]}
+    with pytest.raises(ReportError, match=needed[0]):
+        render_page(replace(data, thumbnails=lacking))
+
+
+def test_a_page_without_logs_or_views_is_still_a_page(data):
+    bare = Page(render_page(replace(data, logs=(), views=())))
+    assert len(bare.all("h2")) == 6

@@ -1,0 +1,177 @@
+import hashlib
+import json
+import pickle
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+import shards.manifest
+from shards.errors import (
+    AlreadyInStoreError,
+    ManifestError,
+    NotFoundInStoreError,
+    NotWholeError,
+)
+from shards.manifest import Reject, load_manifest, publish_manifest, shard_name
+from shards.schema import SchemaError, sample_key
+from shards.store import LocalStore, RemoteStore
+from shards.writer import index_shard, write_shard
+
+
+def test_the_manifest_holds_every_sample_in_the_order_written(shard_set):
+    ids = [f"set/shape-{number}" for number in range(12)]
+    assert shard_set.num_samples == 12
+    assert list(shard_set.source_ids) == ids
+    assert list(shard_set.keys) == [sample_key(name) for name in ids]
+    assert list(shard_set.labels) == ["chair", "table"] * 6
+    assert shard_set.rejects == (Reject("set/broken", "no_faces", "it has no faces"),)
+    assert [shard.num_samples for shard in shard_set.shards] == [4, 4, 4]
+    assert [shard_set.shard_of(index).name for index in (0, 3, 4, 11)] == [
+        shard_name(number) for number in (0, 0, 1, 2)
+    ]
+
+
+def test_rows_are_those_the_writer_told(shard_set):
+    infos = [index_shard(LocalStore(Path(shard_set.url)), each.name) for each in shard_set.shards]
+    told = [row for info in infos for row in info.samples.rows()]
+    assert [shard_set.row(index) for index in range(12)] == told
+    assert [row for shard in shard_set.shards for row in shard.samples.rows()] == told
+
+
+@pytest.mark.parametrize("index", [-1, 12])
+def test_padding_slots_and_samples_past_the_end_are_refused(shard_set, index):
+    with pytest.raises(IndexError, match="0 to 11"):
+        shard_set.row(index)
+
+
+def test_a_manifest_survives_pickling(shard_set):
+    copy = pickle.loads(pickle.dumps(shard_set))
+    assert copy.digest == shard_set.digest
+    assert copy.row(7) == shard_set.row(7)
+
+
+def test_the_digest_tells_content_not_names_places_or_rejects(tmp_path, samples_of):
+    def published(folder, numbers, names, rejects=()):
+        store = LocalStore(tmp_path / folder)
+        infos = [
+            write_shard(store, name, samples_of(range(start, start + 2)))
+            for start, name in zip(numbers, names, strict=True)
+        ]
+        return publish_manifest(store, infos, rejects).digest
+
+    first = published("a", (0, 2), ("a.tar", "b.tar"))
+    assert published("b", (0, 2), ("y.tar", "x.tar"), [Reject("x", "y", "z")]) == first
+    assert published("c", (2, 0), ("a.tar", "b.tar")) != first
+    assert published("d", (0, 4), ("a.tar", "b.tar")) != first
+    assert published("e", (0,), ("a.tar",)) != first
+
+
+def test_a_set_in_object_storage_is_published_and_loaded(tmp_path, samples_of):
+    store = RemoteStore(f"file://{tmp_path}")
+    info = write_shard(store, shard_name(0), samples_of(range(3)))
+    published = publish_manifest(store, [info])
+    assert load_manifest(store).digest == published.digest
+    assert store.list_names("manifest") == [
+        "manifest/rejects.parquet",
+        "manifest/samples.parquet",
+        "manifest/shards.parquet",
+    ]
+
+
+def test_publishing_again_succeeds_and_publishing_another_set_does_not(shard_set):
+    again = publish_manifest(shard_set.url, shard_set.shards, shard_set.rejects)
+    assert again.digest == shard_set.digest
+    with pytest.raises(AlreadyInStoreError):
+        publish_manifest(shard_set.url, shard_set.shards[:2], shard_set.rejects)
+    assert load_manifest(shard_set.url).digest == shard_set.digest
+
+
+@pytest.mark.parametrize("published_before", range(4))
+def test_an_interrupted_publish_leaves_no_set(tmp_path, samples_of, monkeypatch, published_before):
+    store = LocalStore(tmp_path)
+    infos = [write_shard(store, shard_name(0), samples_of(range(2)))]
+    put_once, calls = shards.manifest.put_once, []
+
+    def dies(*arguments):
+        if len(calls) == published_before:
+            raise KeyboardInterrupt
+        calls.append(arguments)
+        return put_once(*arguments)
+
+    monkeypatch.setattr(shards.manifest, "put_once", dies)
+    with pytest.raises(KeyboardInterrupt):
+        publish_manifest(tmp_path, infos)
+    monkeypatch.undo()
+    with pytest.raises(NotWholeError, match="not whole"):
+        load_manifest(tmp_path)
+    assert publish_manifest(tmp_path, infos).num_samples == 2
+
+
+def test_a_missing_folder_is_told_apart_from_a_set_that_is_not_whole(tmp_path):
+    with pytest.raises(NotFoundInStoreError, match="no such folder"):
+        load_manifest(tmp_path / "nowhere")
+    with pytest.raises(NotWholeError, match="run it again"):
+        load_manifest(tmp_path)
+
+
+def test_repeated_names_and_empty_sets_are_refused(tmp_path, samples_of):
+    store = LocalStore(tmp_path)
+    a = write_shard(store, "a.tar", samples_of(range(2)))
+    b = write_shard(store, "b.tar", samples_of(range(1, 3)))
+    with pytest.raises(ManifestError, match="'set/shape-1' comes more than once"):
+        publish_manifest(store, [a, b])
+    with pytest.raises(ManifestError, match=r"shard 'a\.tar' comes more than once"):
+        publish_manifest(store, [a, a])
+    with pytest.raises(ManifestError, match="a set of no shards"):
+        publish_manifest(store, [])
+    assert store.list_names() == ["a.tar", "b.tar"]
+
+
+def _edit(shard_set, change):
+    """Change manifest.json as its writer might have written it."""
+    path = Path(shard_set.url) / "manifest.json"
+    record = json.loads(path.read_bytes())
+    change(record)
+    path.write_text(json.dumps(record, indent=2, sort_keys=True) + "\n")
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("digest", "0" * 64), ("num_samples", 13), ("num_bytes", 1), ("num_rejects", 0)],
+)
+def test_a_manifest_that_contradicts_its_tables_is_refused(shard_set, field, value):
+    _edit(shard_set, lambda record: record.update({field: value}))
+    with pytest.raises(ManifestError, match="says other things"):
+        load_manifest(shard_set.url)
+
+
+def test_another_schema_version_is_refused(shard_set):
+    _edit(shard_set, lambda record: record.update(schema_version=2))
+    with pytest.raises(ManifestError, match="schema version 2; this program reads 1"):
+        load_manifest(shard_set.url)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"null", b"{}", b'{"schema_version": 1}'])
+def test_what_is_no_manifest_is_refused(shard_set, content):
+    (Path(shard_set.url) / "manifest.json").write_bytes(content)
+    with pytest.raises(ManifestError, match="is no manifest"):
+        load_manifest(shard_set.url)
+
+
+def test_a_table_swapped_for_another_is_refused(shard_set):
+    folder = Path(shard_set.url) / "manifest"
+    content = (folder / "rejects.parquet").read_bytes()
+    (folder / "shards.parquet").write_bytes(content)
+    with pytest.raises(ManifestError, match="is damaged"):
+        load_manifest(shard_set.url)
+    digest = hashlib.sha256(content).hexdigest()
+    _edit(shard_set, lambda record: record["sha256"].update({"manifest/shards.parquet": digest}))
+    with pytest.raises(ManifestError, match="exactly"):
+        load_manifest(shard_set.url)
+
+
+def test_a_shard_name_that_leaves_the_folder_is_refused(tmp_path, samples_of):
+    info = write_shard(LocalStore(tmp_path), "a.tar", samples_of(range(1)))
+    with pytest.raises(SchemaError, match="plain file name"):
+        publish_manifest(tmp_path, [replace(info, name="../a.tar")])

@@ -1,0 +1,181 @@
+import errno
+import os
+import pickle
+import stat
+import subprocess
+import sys
+import textwrap
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from threading import Barrier
+
+import pytest
+
+from shards.errors import AlreadyInStoreError, NotFoundInStoreError, StoreError
+from shards.local import explained_disk
+from shards.store import (
+    LocalStore,
+    RemoteStore,
+    get_range,
+    open_store,
+    put_once,
+    sha256,
+)
+
+
+@pytest.fixture(params=["local", "remote"])
+def store(request, tmp_path):
+    """The remote face runs over obstore's own store of files, which needs no server."""
+    if request.param == "local":
+        return LocalStore(tmp_path / "set")
+    (tmp_path / "bucket").mkdir()
+    return RemoteStore(f"file://{tmp_path}/bucket")
+
+
+def test_what_is_put_is_read(store, tmp_path):
+    source = tmp_path / "source"
+    source.write_bytes(b"from a file")
+    store.put_new("a/bytes", b"0123456789")
+    store.put_new("a/file", source)
+    with store.scratch() as scratch:
+        scratch.write_bytes(b"from scratch")
+        store.put_new("b", scratch)
+    assert not scratch.exists()
+    assert store.get("a/bytes") == b"0123456789"
+    assert store.get("a/file") == b"from a file"
+    assert store.get("b") == b"from scratch"
+    assert get_range(store, "a/bytes", 2, 3) == b"234"
+    assert store.get_ranges("a/bytes", [(0, 1), (8, 2)]) == [b"0", b"89"]
+    assert get_range(store, "a/bytes", 8, 100) == b"89"
+    assert store.get_ranges("a/bytes", [(3, 2), (20, 5)]) == [b"34", b""]
+    assert store.size("a/bytes") == 10
+    assert store.list_names() == ["a/bytes", "a/file", "b"]
+    assert store.list_names("a") == ["a/bytes", "a/file"]
+
+
+def test_nothing_is_overwritten(store):
+    store.put_new("a", b"first")
+    with pytest.raises(AlreadyInStoreError, match="nothing is ever overwritten"):
+        store.put_new("a", b"second")
+    assert store.get("a") == b"first"
+    assert store.list_names() == ["a"]
+
+
+def test_repeating_the_same_work_succeeds_and_other_work_fails(store):
+    assert put_once(store, "a", b"first") == sha256(b"first")
+    assert put_once(store, "a", b"first") == sha256(b"first")
+    with pytest.raises(AlreadyInStoreError, match=sha256(b"first")[:12]):
+        put_once(store, "a", b"second")
+    assert store.get("a") == b"first"
+
+
+def test_of_racing_writers_exactly_one_wins(store):
+    num_writers = 8
+    barrier = Barrier(num_writers)
+
+    def write(number: int) -> bool:
+        barrier.wait()
+        try:
+            store.put_new("a", bytes([number]) * 100_000)
+        except AlreadyInStoreError:
+            return False
+        return True
+
+    with ThreadPoolExecutor(num_writers) as pool:
+        won = list(pool.map(write, range(num_writers)))
+    assert won.count(True) == 1
+    assert store.get("a") == bytes([won.index(True)]) * 100_000
+    assert store.list_names() == ["a"]
+
+
+def test_a_missing_object_is_named(store):
+    store.put_new("a", b"")
+    for read in (store.get, store.size, lambda name: get_range(store, name, 0, 1)):
+        with pytest.raises(NotFoundInStoreError, match="nowhere"):
+            read("nowhere")
+
+
+def test_a_missing_folder_is_named(tmp_path):
+    store = LocalStore(tmp_path / "nowhere")
+    for read in (lambda: store.get("a"), store.list_names):
+        with pytest.raises(NotFoundInStoreError, match="nowhere: no such folder; check the path"):
+            read()
+
+
+def _in_child(code: str, *arguments: str) -> str:
+    """Run code in another process, which may die of it."""
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code), *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return done.stdout + done.stderr
+
+
+def test_a_write_that_hits_a_limit_leaves_nothing(tmp_path):
+    # The kernel refuses bytes past the largest file size as it does on a full disk.
+    code = """
+        import resource, sys
+        from pathlib import Path
+        from shards.store import LocalStore
+        from shards.errors import StoreError
+        resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000))
+        try:
+            LocalStore(Path(sys.argv[1])).put_new("a", bytes(20_000))
+        except StoreError as error:
+            print(error)
+    """
+    said = _in_child(code, str(tmp_path / "set"))
+    assert "nothing was published; free some space" in said
+    assert list((tmp_path / "set").iterdir()) == []
+
+
+def test_a_full_disk_is_told_as_such():
+    full = Path("/dev/full")  # the kernel's own full disk
+    with (
+        pytest.raises(StoreError, match="free some space") as caught,
+        explained_disk("write", full),
+        full.open("wb", buffering=0) as file,
+    ):
+        file.write(b"x")
+    assert caught.value.__cause__.errno == errno.ENOSPC
+
+
+def test_a_writer_that_is_killed_leaves_nothing_that_is_listed(tmp_path):
+    code = """
+        import os, sys
+        from pathlib import Path
+        import shards.local as store
+        store._force_to_disk = lambda path: os._exit(9)  # the last step before the name appears
+        store.LocalStore(Path(sys.argv[1])).put_new("a", bytes(1000))
+    """
+    _in_child(code, str(tmp_path / "set"))
+    store = LocalStore(tmp_path / "set")
+    assert len(list(store.root.iterdir())) == 1
+    assert store.list_names() == []
+    store.put_new("a", b"again")
+    assert store.list_names() == ["a"]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_that_may_not_be_written_is_told_as_such(tmp_path):
+    tmp_path.chmod(stat.S_IRUSR | stat.S_IXUSR)
+    with pytest.raises(StoreError, match="change the folder's permissions"):
+        LocalStore(tmp_path).put_new("a", b"")
+
+
+def test_a_file_where_the_folder_should_be_is_told_as_such(tmp_path):
+    (tmp_path / "set").write_bytes(b"")
+    with pytest.raises(StoreError, match="check the path"):
+        LocalStore(tmp_path / "set").put_new("a", b"")
+
+
+def test_urls_choose_the_store(tmp_path, monkeypatch):
+    monkeypatch.setenv("AWS_REGION", "us-east-1")
+    assert open_store(tmp_path) == LocalStore(tmp_path)
+    assert open_store(f"file://{tmp_path}") == LocalStore(tmp_path)
+    assert open_store("s3://bucket/prefix/").url == "s3://bucket/prefix"
+    assert pickle.loads(pickle.dumps(open_store("s3://bucket/prefix"))).url == "s3://bucket/prefix"
+    with pytest.raises(StoreError, match="unknown scheme 'ftp'"):
+        open_store("ftp://host/folder")

@@ -1,0 +1,104 @@
+"""Every config composes into its dataclass, and every wrong key or value is named."""
+
+import dataclasses
+import importlib
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+import configs
+from cluster.app import _COMMANDS, main
+from cluster.compose import ConfigError, compose_config, flatten, load_job
+
+ROOT = Path(configs.__file__).parent
+# What a user must say, because no default can be right.
+REQUIRED = {
+    "render": ["out=o"],
+    "pretrain": ["out=o", "data.shards=s"],
+    "evaluate": ["out=o", "runs=[r]"],
+    "report": ["evaluation=e"],
+    "demo": [],
+}
+
+
+def job_class(name: str) -> type:
+    return getattr(importlib.import_module(f"cluster.jobs.{name}"), _COMMANDS[name].job)
+
+
+@pytest.mark.parametrize("name", sorted(_COMMANDS))
+def test_the_defaults_compose_into_the_job(name: str) -> None:
+    job = load_job(job_class(name), compose_config(name, REQUIRED[name]))
+    assert type(job) is job_class(name)
+
+
+@pytest.mark.parametrize(
+    "option",
+    sorted(str(p.relative_to(ROOT).with_suffix("")) for p in ROOT.glob("*/*.yaml")),
+)
+def test_every_option_of_every_group_loads(option: str) -> None:
+    group, name = option.split("/")
+    job = load_job(
+        job_class("pretrain"),
+        compose_config("pretrain", [*REQUIRED["pretrain"], f"{group}={name}"]),
+    )
+    stored = OmegaConf.load(ROOT / f"{option}.yaml")
+    assert getattr(job, group) is not None
+    if "name" in stored:
+        assert getattr(job, group).name == stored["name"]
+
+
+@pytest.mark.parametrize("name", ["render", "pretrain", "evaluate", "report"])
+def test_yaml_states_every_field_of_the_dataclasses(name: str) -> None:
+    """A field that YAML leaves out could not be overridden: Hydra knows only what YAML has."""
+    config = compose_config(name, REQUIRED[name])
+    job = load_job(job_class(name), config)
+    in_yaml = {key for key, _ in flatten(OmegaConf.to_container(config))}
+    in_job = {key for key, _ in flatten(dataclasses.asdict(job))}
+    assert in_job == in_yaml
+
+
+@pytest.mark.parametrize(
+    ("override", "named"),
+    [
+        ("optm.lr=1e-3", "'optim.lr'"),
+        ("optim.l=1e-3", "'optim.lr'"),
+        ("lr=1e-3", "'optim.lr'"),
+        ("data.viws=12", "'data.views'"),
+        ("+data.viws=12", "'data.views'"),
+        ("point_encodr=dgcnn", "'point_encoder"),
+        ("optim=sgd", "adam"),
+        ("optim.lr=fast", "optim.lr"),
+        ("precision=fp8", "precision"),
+        ("image_encoder.stride=7", "image_encoder"),
+        ("nonsense", "KEY=VALUE"),
+    ],
+)
+def test_a_wrong_override_is_an_error_that_names_the_right_one(override: str, named: str) -> None:
+    with pytest.raises(ConfigError) as raised:
+        load_job(
+            job_class("pretrain"), compose_config("pretrain", [*REQUIRED["pretrain"], override])
+        )
+    assert named in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_missing_value_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["pretrain", "data.shards=s"]) == 2
+    assert "out" in capsys.readouterr().err
+
+
+def test_overrides_reach_the_job() -> None:
+    job = load_job(
+        job_class("pretrain"),
+        compose_config("pretrain", [*REQUIRED["pretrain"], "data.views=12", "optim.lr=3e-4"]),
+    )
+    assert job.data.views == 12
+    assert job.optim.lr == 3e-4
+
+
+def test_cfg_prints_what_would_run(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["render", "out=somewhere", "--cfg"]) == 0
+    printed = OmegaConf.create(capsys.readouterr().out)
+    assert printed.out == "somewhere"
+    assert printed.capture.rig.name == "dodecahedron"

@@ -1,0 +1,53 @@
+import math
+
+import pytest
+import torch
+
+from picpoint.train.settings import PretrainConfig
+from picpoint.train.state import OptimConfig, TrainState, initial_state, learning_rate
+
+
+def fresh(config: PretrainConfig, seed: int = 0) -> TrainState:
+    return initial_state(config.model, config.optim, (4, 6), seed, torch.device("cpu"))
+
+
+def test_the_seed_decides_the_initial_weights(tiny_config: PretrainConfig) -> None:
+    first, same, other = (fresh(tiny_config, seed).model.state_dict() for seed in (0, 0, 1))
+    assert all(torch.equal(first[name], same[name]) for name in first)
+    name = "point_pooled_head.project.weight"
+    assert not torch.equal(first[name], other[name])
+
+
+def test_building_a_model_leaves_the_global_generator_alone(tiny_config: PretrainConfig) -> None:
+    before = torch.get_rng_state()
+    fresh(tiny_config)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_state_that_lacks_a_tensor_is_refused(tiny_config: PretrainConfig) -> None:
+    state = fresh(tiny_config)
+    stored = state.state_dict()
+    stored["model"] = dict(stored["model"])
+    stored["model"].popitem()
+    with pytest.raises(RuntimeError, match="Missing key"):
+        state.load_state_dict(stored)
+
+
+@pytest.mark.parametrize(
+    ("warmup", "progress", "expected"),
+    [
+        (0.0, 0.0, 1.0),
+        (0.0, 0.5, 0.5),
+        (0.0, 1.0, 0.0),
+        (0.0, 0.25, 0.5 * (1 + math.cos(math.pi / 4))),
+        (0.2, 0.0, 0.0),
+        (0.2, 0.1, 0.5),
+        (0.2, 0.2, 1.0),
+        (0.2, 0.6, 0.5),
+    ],
+)
+def test_the_learning_rate_follows_its_curve(
+    warmup: float, progress: float, expected: float
+) -> None:
+    rate = learning_rate(OptimConfig(lr=1.0, warmup_fraction=warmup), progress)
+    assert rate == pytest.approx(expected, abs=1e-12)
