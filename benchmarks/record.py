@@ -3,11 +3,12 @@
 import json
 import os
 import platform
-import subprocess
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+
+from cluster.record import commit
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -39,13 +40,6 @@ def write_record(name: str, results: Json, packages: Sequence[str], folder: Path
     return unfinished.replace(path)
 
 
-def commit() -> dict[str, str | bool | None]:
-    """Give the commit of this checkout, and whether anything tracked or new differs from it."""
-    revision = _git("rev-parse", "HEAD")
-    changes = _git("status", "--porcelain")
-    return {"revision": revision, "dirty": None if changes is None else bool(changes)}
-
-
 def machine() -> dict[str, str | int | None]:
     """Give the processor's model, and how many of its cores this process may use."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
@@ -62,21 +56,6 @@ def versions(packages: Sequence[str]) -> dict[str, str | None]:
             return None
 
     return {package: installed(package) for package in packages}
-
-
-def _git(*command: str) -> str | None:
-    """Ask git about this checkout; None without git, without a checkout or without a commit."""
-    try:
-        answer = subprocess.run(
-            ["git", *command],
-            cwd=Path(__file__).parent,
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return answer.stdout.strip()
 
 
 def _cpu_model() -> str:

@@ -12,6 +12,7 @@ failed; 130 stopped by Ctrl-C.
 import argparse
 import importlib
 import logging
+import signal
 import sys
 import traceback
 from collections.abc import Sequence
@@ -55,19 +56,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and give its exit code."""
     options = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         return _run(options)
     except ConfigError as error:
         print(f"picpoint: {error}", file=sys.stderr)
         return 2
     except BaseException as error:  # every error becomes one line and an exit code
-        from cluster.exit_codes import exit_code
-
         if options.traceback:
             traceback.print_exc()
-        code, line = exit_code(error)
-        print(f"picpoint: {line}", file=sys.stderr)
-        return code
+        return _complain(error)
+
+
+def _complain(error: BaseException) -> int:
+    try:
+        from cluster.exit_codes import exit_code
+    except ImportError as broken:  # an installation without torch still tells its error
+        print(f"picpoint: {error} (and {broken}; see picpoint doctor)", file=sys.stderr)
+        return 1
+    code, line = exit_code(error)
+    print(f"picpoint: {line}", file=sys.stderr)
+    return code
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -75,7 +84,7 @@ def _run(options: argparse.Namespace) -> int:
         case "shards":
             from shards.__main__ import main as shards_main
 
-            return shards_main([options.action, options.folder])
+            return shards_main([options.action, *options.arguments])
         case "doctor":
             from cluster.doctor import main as doctor_main
 
@@ -116,7 +125,9 @@ def _parser() -> argparse.ArgumentParser:
         job.add_argument("--traceback", action="store_true", default=argparse.SUPPRESS)
     shards = commands.add_parser("shards", help="look at a shard set")
     shards.add_argument("action", choices=["inspect", "verify", "stats"])
-    shards.add_argument("folder", metavar="DIR", help="folder or URL of the shard set")
+    shards.add_argument(
+        "arguments", nargs=argparse.REMAINDER, metavar="DIR ...", help="folder or URL, options"
+    )
     commands.add_parser("doctor", help="say what is present, what is not, and what to do")
     return parser
 

@@ -61,7 +61,7 @@ def load_job(job: type[Job], config: DictConfig) -> Job:
 
 def to_yaml(config: DictConfig) -> str:
     """Print a composed config."""
-    return OmegaConf.to_yaml(config, resolve=True)
+    return OmegaConf.to_yaml(config)
 
 
 def flatten(value: object, prefix: str = "") -> Iterator[tuple[str, object]]:
@@ -94,7 +94,8 @@ def _check_overrides(composed: DictConfig, overrides: Sequence[str]) -> None:
         parsed = OverridesParser.create().parse_overrides(list(overrides))
     except HydraException as error:
         raise ConfigError(
-            f"{_first_line(error)}; an override is KEY=VALUE, as in optim.lr=1e-3"
+            f"{_first_line(error)}; an override is KEY=VALUE, as in optim.lr=1e-3, and a value "
+            "with other signs is quoted twice: 'out=\"a(b)\"'"
         ) from error
     known = {key for key, _ in flatten(OmegaConf.to_container(composed))}
     branches = {
@@ -120,6 +121,8 @@ def _explain(fault: ErrorDetails, known: Sequence[str]) -> str:
             return _unknown(key, set(known) - {key})
         case "missing" | "missing_argument":
             return f"{key} is missing; set it as {key}=VALUE"
+        case "value_error":
+            return fault["msg"].removeprefix("Value error, ")
         case _:
             return f"{key}={fault['input']!r}: {fault['msg'].lower()}"
 

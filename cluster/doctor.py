@@ -8,11 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
-from picpoint.encoders.image import ImageEncoder, ImageEncoderConfig
-from picpoint.encoders.image_weights import MissingWeightsError, find_weights
-from picpoint.encoders.torchvision_import import import_torchvision
+# What is looked at is imported where it is looked at: a broken torch is a finding, not an error.
 
 # A run of the demo writes about 0.1 GB; Ray refuses to work on a disk that is 95 % full.
 _WANTED_DISK_BYTES = 2 * 10**9
@@ -74,10 +70,14 @@ def _package(name: str) -> Finding:
 
 
 def _torchvision() -> Finding:
+    from picpoint.encoders.torchvision_import import import_torchvision
+
     return Finding(True, import_torchvision().__version__)
 
 
 def _lite0() -> Finding:
+    from picpoint.encoders.image import ImageEncoder, ImageEncoderConfig
+
     encoder = ImageEncoder(ImageEncoderConfig(name="lite0"))
     return Finding(True, f"loaded, SHA-256 {encoder.weights_sha256[:12]}")
 
@@ -93,6 +93,8 @@ def _disk() -> Finding:
 
 
 def _cuda() -> Finding:
+    import torch
+
     if torch.cuda.is_available():
         return Finding(True, f"{torch.version.cuda}, {torch.cuda.get_device_name()}")
     return Finding(False, "no CUDA device, or a CPU build of torch", "runs use the CPU")
@@ -113,6 +115,8 @@ def _kaolin() -> Finding:
 
 
 def _resnet18() -> Finding:
+    from picpoint.encoders.image_weights import MissingWeightsError, find_weights
+
     try:
         return Finding(True, str(find_weights("resnet18", "default")))
     except MissingWeightsError as error:

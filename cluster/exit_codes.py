@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from cluster.compose import ConfigError
+from cluster.pool import WorkerDiedError
 from cluster.record import RunExistsError
 from picpoint.encoders.image_weights import MissingWeightsError
 from picpoint.evaluate.encoded import ProbeError
@@ -14,9 +15,11 @@ from picpoint.train.pretrain import NonFiniteLossError
 from shards.errors import (
     AlreadyInStoreError,
     NotFoundInStoreError,
+    NotWholeError,
     PlanError,
     ShardError,
     StoreError,
+    UrlError,
 )
 
 FAULT = 1
@@ -29,7 +32,9 @@ _CODES: tuple[tuple[type[BaseException], int], ...] = (
     (PlanError, USAGE),
     (RunExistsError, USAGE),
     (SourceError, 3),
+    (UrlError, USAGE),
     (NotFoundInStoreError, 3),
+    (NotWholeError, 3),
     (MissingWeightsError, 3),
     (ResultsError, 3),
     (AlreadyInStoreError, USAGE),
@@ -40,6 +45,7 @@ _CODES: tuple[tuple[type[BaseException], int], ...] = (
     (NonFiniteLossError, 6),
     (ProbeError, 6),
     (OSError, 5),
+    (WorkerDiedError, 5),
     (KeyboardInterrupt, INTERRUPTED),
 )
 
@@ -52,7 +58,7 @@ def exit_code(error: BaseException) -> tuple[int, str]:
     for inner in _unwrap(error):
         for kind, code in _CODES:
             if isinstance(inner, kind):
-                return code, str(inner)
+                return code, str(inner) or "stopped; the same command goes on from what is finished"
     last_line = str(error).strip().splitlines()[-1:] or [type(error).__name__]
     return FAULT, f"{type(error).__name__}: {last_line[0]} (--traceback shows where)"
 

@@ -3,7 +3,6 @@
 import dataclasses
 import importlib.metadata
 import json
-import os
 import platform
 import subprocess
 import time
@@ -12,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
+
+from picpoint.publish import publish_text
 
 _PACKAGES = ("picpoint", "torch", "torchvision", "ray", "numpy", "numba", "webdataset", "pyarrow")
 
@@ -22,55 +23,80 @@ class RunExistsError(RuntimeError):
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """One job's record in a folder.
+    """One job's record in a folder: `NAME.yaml` when it starts, `NAME.done.json` when it is done.
 
     Attributes:
-        kept: the job was finished here before, with the same settings.
+        kept: the job was done here before, with the same settings, from the same inputs.
     """
 
     record: Path
+    inputs: str
     started: float
     kept: bool
 
-    def finish(self) -> float:
-        """Note that the job is done, and give the seconds it took."""
-        seconds = time.perf_counter() - self.started
-        done = {"seconds": seconds, "versions": versions(), "commit": commit()}
-        write_atomically(self.record.with_suffix(".done.json"), json.dumps(done, indent=1))
-        return seconds
+    def finish(self) -> None:
+        """Note that the job is done, and how long it took."""
+        done = {
+            "seconds": time.perf_counter() - self.started,
+            "inputs": self.inputs,
+            "commit": commit(),
+            "versions": versions(),
+        }
+        publish_text(json.dumps(done, indent=1), _done_file(self.record))
 
 
-def keep_or_start(out: str | Path, job_name: str, job: object, moot: Collection[str] = ()) -> Stage:
+@dataclass(frozen=True, slots=True)
+class DoneStage:
+    """What is known of a finished job."""
+
+    seconds: float
+    commit: str
+
+
+def keep_or_start(
+    out: str, job_name: str, job: object, inputs: str, moot: Collection[str] = ()
+) -> Stage:
     """Write the settings of a job into its folder, or find that it was done there before.
 
     Args:
-        out: folder of the job's results.
+        out: local folder of the job's results.
         job_name: names the record.
         job: the job's dataclass.
+        inputs: digest of what the job reads.
         moot: top-level settings that may differ without making it another job.
 
     Raises:
-        RunExistsError: the folder holds the record of the same job with other settings.
+        RunExistsError: the folder holds the same job with other settings or from other inputs.
     """
     settings = {key: value for key, value in plain(job).items() if key not in moot}
     config = yaml.safe_dump(settings, sort_keys=False)
     record = Path(out) / f"{job_name}.yaml"
-    if record.exists():
-        if record.read_text() != config:
-            raise RunExistsError(
-                f"{record} was made with other settings; set them back, choose another `out`, or "
-                f"remove {out}"
-            )
-    else:
-        write_atomically(record, config)
-    done = record.with_suffix(".done.json").exists()
-    return Stage(record=record, started=time.perf_counter(), kept=done)
+    before = json.loads(_done_file(record).read_text()) if _done_file(record).exists() else None
+    if record.exists() and record.read_text() != config:
+        raise RunExistsError(f"{record} was made with other settings; {_remedy(out)}")
+    if before is not None and before["inputs"] != inputs:
+        raise RunExistsError(f"{record} was made from other inputs than now; {_remedy(out)}")
+    if before is not None:
+        print(f"kept: {job_name} in {out}, done at commit {before['commit']}", flush=True)
+    publish_text(config, record)
+    return Stage(record, inputs, started=time.perf_counter(), kept=before is not None)
 
 
-def stage_seconds(out: str | Path, job_name: str) -> float | None:
-    """Give the seconds that a finished job took; None where it did not finish in this folder."""
-    done = Path(out) / f"{job_name}.done.json"
-    return json.loads(done.read_text())["seconds"] if done.exists() else None
+def done_stage(out: str | Path, job_name: str) -> DoneStage | None:
+    """Give what is known of a finished job; None where it did not finish in this folder."""
+    path = _done_file(Path(out) / f"{job_name}.yaml")
+    if not path.exists():
+        return None
+    done = json.loads(path.read_text())
+    return DoneStage(seconds=done["seconds"], commit=done["commit"])
+
+
+def _remedy(out: str) -> str:
+    return f"set them back, choose another `out`, or remove {out}"
+
+
+def _done_file(record: Path) -> Path:
+    return record.with_suffix(".done.json")
 
 
 def plain(job: object) -> dict[str, object]:
@@ -87,27 +113,22 @@ def versions() -> dict[str, str]:
 
 
 def commit() -> str:
-    """Give the commit of the source tree, marked when it has changes; `unknown` outside git."""
-    here = Path(__file__).parent
+    """Give the commit of picpoint's source tree, marked when it has changes.
+
+    `unknown` where picpoint is installed without its repository; a repository that it is merely
+    installed inside is not its own.
+    """
+    root = Path(__file__).resolve().parent.parent
     try:
-        described = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"],
-            cwd=here,
-            capture_output=True,
-            text=True,
-            check=True,
-        )
+        if Path(_git(root, "rev-parse", "--show-toplevel")).resolve() != root:
+            return "unknown"
+        return _git(root, "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
-    return described.stdout.strip()
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Write a text file so that a reader sees all of it or none."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_text(text)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+def _git(folder: Path, *arguments: str) -> str:
+    told = subprocess.run(
+        ["git", *arguments], cwd=folder, capture_output=True, text=True, check=True
+    )
+    return told.stdout.strip()

@@ -50,18 +50,23 @@ def run_on_local_processes(job: "PretrainJob") -> None:
 
 
 def run_on_ray(job: "PretrainJob") -> None:
-    """Run the ranks as Ray Train workers."""
+    """Run the ranks as Ray Train workers, on a cluster that is joined or started for the run."""
     import ray
+
+    # A started cluster dies with the thread that started it, so it is shut down in this one.
+    with ray.init(
+        address=job.runtime.address,
+        include_dashboard=False,
+        log_to_driver=False,
+        configure_logging=False,
+    ):
+        _fit(job)
+
+
+def _fit(job: "PretrainJob") -> None:
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
-    if not ray.is_initialized():
-        ray.init(
-            address=job.runtime.address,
-            include_dashboard=False,
-            log_to_driver=False,
-            configure_logging=False,
-        )
     use_gpu = _on_gpu(job.runtime)
     trainer = TorchTrainer(
         _ray_rank,
@@ -109,7 +114,7 @@ def _local_rank(rank: int, job: "PretrainJob", port: int) -> None:
 
 
 def _train(job: "PretrainJob", device: torch.device) -> None:
-    for _ in pretrain(job, Path(job.out), device, job.resume):
+    for _ in pretrain(job.training, Path(job.out), device, job.resume):
         pass  # the log file tells how far the run is
 
 

@@ -4,13 +4,20 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from shards.errors import NotFoundInStoreError, NotWholeError, ShardError
-from shards.verify import EXIT_ERROR, EXIT_MISSING, EXIT_WHOLE, inspect, stats, verify
+from shards.errors import ShardError
+from shards.verify import EXIT_WHOLE, exit_code, inspect, stats, verify
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command and tell the exit code: 0 whole, 3 damaged, 4 missing, 1 other errors."""
-    options = _parser().parse_args(arguments)
+    """Run one command and tell the exit code.
+
+    0 whole; 2 a wrong command or URL; 3 something is missing; 4 damaged or foreign; 5 cannot be
+    read.
+    """
+    try:
+        options = _parser().parse_args(arguments)
+    except SystemExit as stop:  # argparse has printed what is wrong, or the help
+        return int(stop.code or EXIT_WHOLE)
     try:
         match options.command:
             case "verify":
@@ -23,8 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 print(inspect(options.url, options.key))
     except ShardError as error:
         print(error, file=sys.stderr)
-        missing = isinstance(error, NotFoundInStoreError | NotWholeError)
-        return EXIT_MISSING if missing else EXIT_ERROR
+        return exit_code(error)
     return EXIT_WHOLE
 
 

@@ -1,5 +1,9 @@
 """What can go wrong with a shard set? One class per kind; a message is value, rule, remedy."""
 
+# Remedies: the same rendering, run again, leaves sound shards as they are and makes the others.
+MEND_SHARD = "remove it, then run the same rendering again"
+MEND_MANIFEST = "remove manifest.json and the folder manifest, then run the same rendering again"
+
 
 class ShardError(Exception):
     """Anything a caller of this package can meet; catch this to catch all."""
@@ -9,8 +13,12 @@ class StoreError(ShardError):
     """The folder or bucket refused: it is missing, full, or not ours to touch."""
 
 
+class UrlError(StoreError, ValueError):
+    """A URL that names no store."""
+
+
 class NotFoundInStoreError(StoreError):
-    """No such object (or folder)."""
+    """No such object, folder or sample."""
 
 
 class AlreadyInStoreError(StoreError):

@@ -3,6 +3,7 @@
 import errno
 import os
 import tempfile
+import time
 from collections.abc import Generator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
@@ -12,6 +13,8 @@ from shards.errors import NotFoundInStoreError, StoreError, taken
 
 # Names that begin so are work in progress; a killed process may leave some behind.
 SCRATCH_PREFIX = ".part-"
+# Work in progress that was not written to for so long has no writer any more.
+LEFT_BEHIND_S = 24 * 3600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,8 +89,19 @@ class LocalStore:
         _force_to_disk(target.parent)
 
     def scratch(self) -> AbstractContextManager[Path]:
-        """Lend a file in the folder itself, so that publishing is a link, not a copy."""
+        """Lend a file in the folder itself, so that publishing is a link, not a copy.
+
+        What killed writers left there goes, once nobody has written to it for a day.
+        """
+        self._sweep()
         return scratch_in(self.root)
+
+    def _sweep(self) -> None:
+        oldest_s = time.time() - LEFT_BEHIND_S
+        for path in self.root.glob(f"{SCRATCH_PREFIX}*"):
+            with suppress(OSError):  # another sweeper was faster, or it is not ours
+                if path.stat().st_mtime < oldest_s:
+                    path.unlink()
 
     @contextmanager
     def _explained(self, verb: str, name: str) -> Generator[None]:

@@ -13,13 +13,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int64
 
 from shards.columns import MemberSpan, Reject, SampleColumns, SampleRow, ShardInfo, shard_name
-from shards.errors import ManifestError, NotFoundInStoreError, NotWholeError
+from shards.errors import MEND_MANIFEST, ManifestError, NotFoundInStoreError, NotWholeError
 from shards.schema import SCHEMA_VERSION
 from shards.store import Store, open_store, put_once, sha256
 from shards.tables import (
@@ -165,7 +165,8 @@ def load_manifest(url: str | Path | Store) -> Manifest:
         store.list_names()  # a folder that is missing altogether has a clearer error
         raise NotWholeError(
             f"{store.url}: no {MANIFEST}, so the shard set is not whole; it is written last: let "
-            "the rendering run to its end, or run it again (shards already there are kept)"
+            "the rendering run to its end, or run the same rendering again; shards that are there "
+            "stay as they are"
         ) from error
     files = _read_summary(content, store.url)
     samples, starts = decode_samples(_checked(store, SAMPLES_TABLE, files))
@@ -176,7 +177,7 @@ def load_manifest(url: str | Path | Store) -> Manifest:
     if content != _summary(files, shards, len(rejects)):
         raise ManifestError(
             f"{store.url}/{MANIFEST}: says other things than the tables it names; it is damaged or "
-            "was edited: remove it and publish the manifest again"
+            f"was edited: {MEND_MANIFEST}"
         )
     first_sample = np.array(starts[:-1], np.int64)
     return Manifest(store.url, shards, samples, rejects, _digest(shards), first_sample)
@@ -218,17 +219,16 @@ def _read_summary(content: bytes, url: str) -> dict[str, str]:
     try:
         found = json.loads(content)
         version = found["schema_version"]
-        files = cast("dict[str, str]", found["sha256"])
+        files = {name: str(digest) for name, digest in found["sha256"].items()}
         whole = set(files) == {SHARDS_TABLE, SAMPLES_TABLE, REJECTS_TABLE}
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ManifestError(
-            f"{url}/{MANIFEST}: {content[:60]!r} is no manifest ({error}); remove it and publish "
-            "the manifest again"
+            f"{url}/{MANIFEST}: {content[:60]!r} is no manifest ({error}); {MEND_MANIFEST}"
         ) from error
     if version != SCHEMA_VERSION or not whole:
         raise ManifestError(
             f"{url}/{MANIFEST}: schema version {version}; this program reads {SCHEMA_VERSION}: "
-            "read it with the version that wrote it, or render again"
+            "read it with the version that wrote it, or render into another folder"
         )
     return files
 
@@ -238,8 +238,7 @@ def _checked(store: Store, name: str, files: dict[str, str]) -> bytes:
     if (found := sha256(content)) != files[name]:
         raise ManifestError(
             f"{store.url}/{name}: SHA-256 {found[:12]}..., but {MANIFEST} says "
-            f"{files[name][:12]}...; the file is damaged: restore it, or remove both and publish "
-            "the manifest again"
+            f"{files[name][:12]}...; the file is damaged: {MEND_MANIFEST}"
         )
     return content
 
@@ -257,5 +256,5 @@ def _check_places(shards: Sequence[ShardInfo], url: str) -> None:
         ):
             raise ManifestError(
                 f"{url}: a member lies outside its shard {shard.name} of {shard.num_bytes} bytes; "
-                "publish the manifest again"
+                f"{MEND_MANIFEST}"
             )

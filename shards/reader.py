@@ -68,7 +68,7 @@ class ShardReader:
 
     Attributes:
         manifest: of the set.
-        corrupt: what was skipped so far, in the order in which it was asked for.
+        corrupt: what was skipped so far, each sample once, in the order of asking.
     """
 
     def __init__(
@@ -100,6 +100,7 @@ class ShardReader:
         self.manifest = url_or_manifest if is_manifest else load_manifest(url_or_manifest)
         self.on_corrupt: OnCorrupt = on_corrupt
         self.corrupt: list[CorruptSample] = []
+        self._known_corrupt: set[int] = set()
         self._members = frozenset({*members, POINTS, META})
         self._store: Store = open_store(self.manifest.url)
 
@@ -158,10 +159,12 @@ class ShardReader:
         if self.on_corrupt == "fail":
             raise CorruptSampleError(
                 f"sample {outcome.sample_index} (key {outcome.key}) in {outcome.shard}: "
-                f"{outcome.detail}; run `python -m shards verify {self.manifest.url}` and render "
-                "the shard again, or read with on_corrupt=skip_and_count"
+                f"{outcome.detail}; `python -m shards verify {self.manifest.url}` says how to mend "
+                "it; or read with on_corrupt=skip_and_count"
             )
-        self.corrupt.append(outcome)
+        if outcome.sample_index not in self._known_corrupt:
+            self._known_corrupt.add(outcome.sample_index)
+            self.corrupt.append(outcome)
         return None
 
     def _fetch(self, request: Request) -> Sample | CorruptSample:

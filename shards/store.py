@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-from shards.errors import AlreadyInStoreError, StoreError
+from shards.errors import AlreadyInStoreError, UrlError
 from shards.local import LocalStore
 from shards.remote import RemoteStore
 
@@ -79,15 +79,20 @@ def open_store(url: str | Path) -> Store:
             environment (AWS_ACCESS_KEY_ID, AWS_ENDPOINT_URL, GOOGLE_SERVICE_ACCOUNT, ...).
 
     Raises:
-        StoreError: no such scheme, or settings that cannot be used.
+        UrlError: no place, or no such scheme.
+        StoreError: settings that cannot be used.
     """
     scheme, separator, rest = str(url).partition("://")
+    if not (rest if separator else scheme).strip():
+        raise UrlError(
+            f"{str(url)!r}: names no folder or bucket; give one, or . for the current folder"
+        )
     if not separator:
         return LocalStore(Path(url))
     if scheme == "file":
         return LocalStore(Path(rest))
     if scheme not in REMOTE_SCHEMES:
-        raise StoreError(
+        raise UrlError(
             f"{url}: unknown scheme {scheme!r}; give a path, file://, "
             + ", ".join(f"{known}://" for known in REMOTE_SCHEMES)
         )

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from shards.columns import Reject, SampleColumns, ShardInfo
-from shards.errors import ManifestError
+from shards.errors import MEND_MANIFEST, ManifestError
 
 _TEXT = pa.string()
 SHARDS_SCHEMA = pa.schema(
@@ -98,7 +98,7 @@ def decode_shards(content: bytes, samples: Sequence[SampleColumns]) -> tuple[Sha
     if counted != found:
         raise ManifestError(
             f"shards.parquet counts {counted} samples, samples.parquet {found}: they must agree; "
-            "publish the manifest again"
+            f"{MEND_MANIFEST}"
         )
     return tuple(
         ShardInfo(row["name"], row["num_bytes"], row["sha256"], columns)
@@ -119,12 +119,12 @@ def decode_samples(content: bytes) -> tuple[SampleColumns, list[int]]:
         if not np.array_equal(edges, _list_edges(table, name)):
             raise ManifestError(
                 f"samples.parquet: column {name} has lists of other lengths than column member; "
-                "publish the manifest again"
+                f"{MEND_MANIFEST}"
             )
     shard_of: np.ndarray = _numbers(table, "shard")
     num_shards = int(shard_of[-1]) + 1 if len(shard_of) else 0
     if (np.diff(shard_of, prepend=-1) < 0).any():
-        raise ManifestError("samples.parquet: rows are not sorted by shard; publish it again")
+        raise ManifestError(f"samples.parquet: rows are not sorted by shard; {MEND_MANIFEST}")
     starts: list[int] = np.searchsorted(shard_of, np.arange(num_shards + 1)).tolist()
     columns = SampleColumns(
         keys=tuple(table["key"].to_pylist()),
@@ -150,15 +150,14 @@ def decode_rejects(content: bytes) -> tuple[Reject, ...]:
 
 def _read(content: bytes, schema: pa.Schema, name: str) -> pa.Table:
     try:
-        table = pq.read_table(pa.BufferReader(content))
+        # Not pq.read_table: it starts threads of Arrow's, which may abort the process at its end.
+        table = pq.ParquetFile(pa.BufferReader(content)).read(use_threads=False)
     except (pa.ArrowException, OSError) as error:
-        raise ManifestError(
-            f"{name}.parquet cannot be read ({error}); publish the manifest again"
-        ) from error
+        raise ManifestError(f"{name}.parquet cannot be read ({error}); {MEND_MANIFEST}") from error
     if table.schema != schema or any(column.null_count for column in table.columns):
         raise ManifestError(
             f"{name}.parquet has the columns {table.schema.names}: exactly {schema.names} are "
-            "needed, with the types of this version and no empty cells; publish it again"
+            f"needed, with the types of this version and no empty cells; {MEND_MANIFEST}"
         )
     return table
 

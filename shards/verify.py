@@ -14,21 +14,40 @@ from typing import Literal
 
 from shards.columns import SampleRow, ShardInfo
 from shards.errors import (
+    MEND_MANIFEST,
+    MEND_SHARD,
     CorruptSampleError,
     ManifestError,
     NotFoundInStoreError,
     NotWholeError,
     ShardError,
+    StoreError,
+    UrlError,
 )
 from shards.manifest import MANIFEST, REJECTS_TABLE, SAMPLES_TABLE, SHARDS_TABLE, load_manifest
 from shards.reader import Request, ShardReader
 from shards.store import Store, open_store, sha256
 from shards.writer import index_tar
 
+# The same table as the command line's: cluster/app.py.
 EXIT_WHOLE = 0
-EXIT_ERROR = 1
-EXIT_DAMAGED = 3
-EXIT_MISSING = 4
+EXIT_USAGE = 2
+EXIT_MISSING = 3
+EXIT_DAMAGED = 4
+EXIT_UNREADABLE = 5
+
+
+def exit_code(error: ShardError) -> int:
+    """Give the exit code of an error that ends a command."""
+    match error:
+        case UrlError():
+            return EXIT_USAGE
+        case NotFoundInStoreError() | NotWholeError():
+            return EXIT_MISSING
+        case StoreError():
+            return EXIT_UNREADABLE
+        case _:
+            return EXIT_DAMAGED
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +78,7 @@ class VerifyReport:
 
     @property
     def exit_code(self) -> int:
-        """0 if the set is whole; another number for damage than for what is only missing."""
+        """0 if the set is whole; another number for what is only missing than for damage."""
         kinds = {finding.kind for finding in self.findings}
         if kinds - {"missing"}:
             return EXIT_DAMAGED
@@ -139,7 +158,9 @@ def _verify_shard(store: Store, shard: ShardInfo) -> list[Finding]:
     try:
         content = store.get(shard.name)
     except NotFoundInStoreError:
-        return [Finding("missing", shard.name, "the manifest names it; render it again")]
+        return [
+            Finding("missing", shard.name, "the manifest names it; run the same rendering again")
+        ]
     if len(content) != shard.num_bytes or sha256(content) != shard.sha256:
         return [Finding("damaged", shard.name, _locate_damage(content, shard))]
     try:
@@ -152,7 +173,7 @@ def _verify_shard(store: Store, shard: ShardInfo) -> list[Finding]:
                 "damaged",
                 SAMPLES_TABLE,
                 f"what it says of {shard.name} is not what the tar holds: "
-                f"{_first_difference(found, shard.samples.rows())}; publish the manifest again",
+                f"{_first_difference(found, shard.samples.rows())}; {MEND_MANIFEST}",
             )
         ]
     return []
@@ -161,7 +182,7 @@ def _verify_shard(store: Store, shard: ShardInfo) -> list[Finding]:
 def _locate_damage(content: bytes, shard: ShardInfo) -> str:
     """Name the members whose bytes changed."""
     if len(content) != shard.num_bytes:
-        return f"{len(content)} bytes, but {shard.num_bytes} were written; render it again"
+        return f"{len(content)} bytes, but {shard.num_bytes} were written; {MEND_SHARD}"
     changed = [
         f"{row.key}.{span.name}"
         for row in shard.samples.rows()
@@ -169,9 +190,9 @@ def _locate_damage(content: bytes, shard: ShardInfo) -> str:
         if zlib.crc32(content[span.offset : span.offset + span.length]) != span.crc32
     ]
     if not changed:
-        return "a byte of the tar's headers or padding has changed; render it again"
+        return f"a byte of the tar's headers or padding has changed; {MEND_SHARD}"
     more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
-    return f"{', '.join(changed[:3])}{more} changed since they were written; render it again"
+    return f"{', '.join(changed[:3])}{more} changed since they were written; {MEND_SHARD}"
 
 
 def _first_difference(found: list[SampleRow], told: list[SampleRow]) -> str:
@@ -216,7 +237,8 @@ def inspect(url: str | Path, key: str | None = None) -> str:
         key: key or source id of a sample; None for the set.
 
     Raises:
-        ShardError: the set is not whole, holds no such sample, or the sample is damaged.
+        NotFoundInStoreError: the set holds no such sample.
+        ShardError: the set is not whole, or the sample is damaged.
     """
     manifest = load_manifest(url)
     if key is None:
@@ -227,7 +249,7 @@ def inspect(url: str | Path, key: str | None = None) -> str:
         return "\n".join([*lines, f"{manifest.num_samples} samples, digest {manifest.digest}"])
     names = manifest.keys if key in manifest.keys else manifest.source_ids
     if key not in names:
-        raise ShardError(
+        raise NotFoundInStoreError(
             f"{key}: {manifest.url} has no sample of this key or source id; "
             "`python -m shards stats` tells what it has"
         )

@@ -10,13 +10,14 @@ import io
 import re
 import tarfile
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from itertools import groupby
 from pathlib import Path
 
 from shards.codec import decode_sample, encode_sample
 from shards.columns import MemberSpan, SampleRow, ShardInfo, columns_of
-from shards.errors import CodecError, CorruptSampleError
+from shards.errors import MEND_SHARD, CodecError, CorruptSampleError
 from shards.local import explained_disk
 from shards.schema import Sample, SchemaError
 from shards.store import Store, put_once, sha256
@@ -45,9 +46,9 @@ def write_shard(store: Store, name: str, samples: Iterable[Sample]) -> ShardInfo
     check_shard_name(name)
     with store.scratch() as path:
         _write_tar(path, samples)
-        with path.open("rb") as file:
+        with explained_disk("read", path), path.open("rb") as file:
             columns = columns_of(list(index_tar(file, name)))
-        num_bytes = path.stat().st_size
+            num_bytes = path.stat().st_size
         digest = put_once(store, name, path)
     return ShardInfo(name=name, num_bytes=num_bytes, sha256=digest, samples=columns)
 
@@ -81,25 +82,43 @@ def check_shard_name(name: str) -> None:
 
 
 def _write_tar(path: Path, samples: Iterable[Sample]) -> None:
-    keys: set[str] = set()
-    with path.open("wb") as file:
+    with _opened_to_write(path) as file:
         tar = tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT)  # noqa: SIM115
-        for sample in samples:
-            if sample.key in keys:
-                raise SchemaError(
-                    f"source id {sample.meta.source_id!r} comes twice: ids are unique in a set; "
-                    "leave one of the two shapes out"
-                )
-            keys.add(sample.key)
-            members = encode_sample(sample)
+        # The samples come from outside: an OSError of theirs is not the disk's.
+        for key, members in _encoded(samples):
             with explained_disk("write", path):
                 for member, content in members.items():
-                    tar.addfile(_header(f"{sample.key}.{member}", content), io.BytesIO(content))
-        if not keys:
-            raise SchemaError("a shard of no samples: at least one is needed; make fewer shards")
+                    tar.addfile(_header(f"{key}.{member}", content), io.BytesIO(content))
         with explained_disk("write", path):
             tar.close()
-            file.flush()
+            file.close()
+
+
+@contextmanager
+def _opened_to_write(path: Path) -> Generator[io.BufferedWriter]:
+    """Open a file; closing it after a failure flushes again, whose error would hide the first."""
+    with explained_disk("write", path):
+        file = path.open("wb")
+    try:
+        yield file
+    finally:
+        with suppress(OSError):
+            file.close()
+
+
+def _encoded(samples: Iterable[Sample]) -> Iterator[tuple[str, dict[str, bytes]]]:
+    """Give the key and the members of each sample; at least one, and none twice."""
+    keys: set[str] = set()
+    for sample in samples:
+        if sample.key in keys:
+            raise SchemaError(
+                f"source id {sample.meta.source_id!r} comes twice: ids are unique in a set; "
+                "leave one of the two shapes out"
+            )
+        keys.add(sample.key)
+        yield sample.key, encode_sample(sample)
+    if not keys:
+        raise SchemaError("a shard of no samples: at least one is needed; make fewer shards")
 
 
 def _header(name: str, content: bytes) -> tarfile.TarInfo:
@@ -123,12 +142,12 @@ def index_tar(file: io.BufferedIOBase, name: str) -> Iterator[SampleRow]:
     try:
         for key, group in groupby(_contents(file), key=lambda found: found[0].partition(".")[0]):
             if key in keys:
-                raise SchemaError("its members do not lie together; write the shard again")
+                raise SchemaError("its members do not lie together")
             keys.add(key)
             yield _index_sample(key, list(group))
     except (tarfile.TarError, EOFError, SchemaError, CodecError) as error:
         raise CorruptSampleError(
-            f"{name}, after {len(keys)} samples: {error}; the shard is damaged: render it again"
+            f"{name}, after {len(keys)} samples: {error}; the shard is damaged: {MEND_SHARD}"
         ) from error
 
 

@@ -1,5 +1,6 @@
 """Shared set-up of the tests: shapes of tensors are checked while pytest runs."""
 
+import dataclasses
 import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -8,6 +9,8 @@ from jaxtyping import install_import_hook
 
 install_import_hook(["picpoint", "shards"], "beartype.beartype")
 
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +21,7 @@ from picpoint.ops.farthest import farthest_order
 from shards.codec import encode_picture
 from shards.columns import shard_name
 from shards.manifest import publish_manifest
+from shards.reader import ShardReader
 from shards.schema import Sample, SampleMeta
 from shards.store import open_store
 from shards.writer import write_shard
@@ -87,3 +91,36 @@ def shard_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """18 shapes of 3 classes, 96 points, 20 views at 64 px, in 3 shards. Read only."""
     samples = [make_shape(label, n) for label in CLASSES for n in range(SHAPES_PER_CLASS)]
     return write_shapes(tmp_path_factory.mktemp("shapes"), samples)
+
+
+@pytest.fixture
+def damage_sample() -> Callable[[Path, Path, int], Path]:
+    """Copies a shard set into a folder and flips a byte in the points of one sample."""
+
+    def damage(shards: Path, folder: Path, sample_index: int) -> Path:
+        damaged = folder / "damaged"
+        shutil.copytree(shards, damaged)
+        manifest = ShardReader(damaged).manifest
+        span = next(
+            member for member in manifest.row(sample_index).members if member.name == "points.npy"
+        )
+        shard = damaged / manifest.shard_of(sample_index).name
+        content = bytearray(shard.read_bytes())
+        content[span.offset + span.length - 1] ^= 1
+        shard.chmod(0o644)
+        shard.write_bytes(content)
+        return damaged
+
+    return damage
+
+
+@pytest.fixture
+def write_other_shapes() -> Callable[[Path], Path]:
+    """Writes a shard set with the keys and labels of `shard_set` and one other cloud."""
+
+    def write(folder: Path) -> Path:
+        samples = [make_shape(label, n) for label in CLASSES for n in range(SHAPES_PER_CLASS)]
+        samples[3] = dataclasses.replace(samples[3], points=samples[3].points[::-1].copy())
+        return write_shapes(folder, samples)
+
+    return write

@@ -25,9 +25,21 @@ MAY_IMPORT = {
     "losses": {"batch"},
     "model": {"batch", "encoders", "heads", "ops"},
     "metrics": {"batch"},
-    "train": {"batch", "data", "encoders", "heads", "losses", "metrics", "model", "ops", "shards"},
-    "evaluate": {"batch", "data", "encoders", "metrics", "model", "ops", "shards", "train"},
-    "report": {"batch", "data", "evaluate", "geometry", "shards", "train"},
+    "publish": set(),
+    "train": {
+        "batch",
+        "data",
+        "encoders",
+        "heads",
+        "losses",
+        "metrics",
+        "model",
+        "ops",
+        "publish",
+        "shards",
+    },
+    "evaluate": {"batch", "data", "encoders", "model", "ops", "publish", "shards", "train"},
+    "report": {"batch", "data", "evaluate", "geometry", "publish", "shards", "train"},
 }
 ONLY_IN_CLUSTER = {"ray", "hydra", "omegaconf"}
 KAOLIN_FILE = Path("picpoint/render/kaolin_renderer.py")

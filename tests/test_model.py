@@ -155,8 +155,8 @@ def test_a_step_moves_every_parameter_and_nothing_of_the_image_encoder(fusion):
     pretraining_loss(embeddings, LossConfig(), (B,)).total.backward()
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None, name
-        # A bias before a normalisation to unit length has a gradient; none is 0 throughout.
-        assert parameter.grad.abs().sum() > 0, name
+        # A bias that a norm takes out again gets rounding noise, of some 1e-8.
+        assert parameter.grad.abs().max() > 1e-6, name
     optimiser.step()
     update_running_statistics(model)
     assert all(not value.equal(before[name]) for name, value in model.state_dict().items())

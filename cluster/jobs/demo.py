@@ -35,6 +35,15 @@ class DemoJob:
     evaluate: EvaluateJob
     report: ReportJob
 
+    def __post_init__(self) -> None:
+        if self.seeds < 1:
+            raise ValueError(f"seeds={self.seeds}: at least 1")
+        if self.pretrain.seed or self.pretrain.data.holdout.fold or self.evaluate.runs:
+            raise ValueError(
+                "pretrain.seed, pretrain.data.holdout.fold and evaluate.runs are set by the demo; "
+                "choose how many with seeds=N"
+            )
+
 
 def describe(job: DemoJob) -> list[str]:
     """Say what would be read, run and written."""

@@ -8,9 +8,9 @@ import torch
 import yaml
 from omegaconf import DictConfig
 
-from cluster.compose import load_job
+from cluster.compose import ConfigError, load_job
 from cluster.progress import ProgressLine
-from cluster.record import commit, plain, stage_seconds, versions
+from cluster.record import commit, done_stage, plain, versions
 from picpoint.evaluate.encode import EncodeConfig, encode_run
 from picpoint.evaluate.probe import ProbeConfig
 from picpoint.evaluate.results import format_table, load_results, summarise, write_results
@@ -61,6 +61,8 @@ def run(job: EvaluateJob) -> Path:
     """
     started = time.perf_counter()
     configs = [load_run(Path(run)) for run in job.runs]
+    if len({config.seed for config in configs}) < len(configs):
+        raise ConfigError(f"runs={list(job.runs)}: two have the same seed; give each seed once")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     results = []
     with ProgressLine("evaluate") as progress:
@@ -71,21 +73,26 @@ def run(job: EvaluateJob) -> Path:
             results.append(
                 evaluate_seed(config.seed, encoded.pretrained, encoded.random_init, job.probe)
             )
-    seconds = {
-        "render": stage_seconds(configs[0].data.shards, "render"),
+    stages = {
+        "render": done_stage(configs[0].data.shards, "render"),
         **{
-            f"pretrain_seed_{config.seed}": stage_seconds(run_dir, "pretrain")
+            f"pretrain_seed_{config.seed}": done_stage(run_dir, "pretrain")
             for config, run_dir in zip(configs, job.runs, strict=True)
         },
-        "evaluate": time.perf_counter() - started,
     }
+    known = {name: stage for name, stage in stages.items() if stage is not None}
+    seconds = {name: stage.seconds for name, stage in known.items()}
     path = Path(job.out) / RESULTS_FILE
     summary = summarise(
         results,
-        seconds={stage: taken for stage, taken in seconds.items() if taken is not None},
+        seconds=seconds | {"evaluate": time.perf_counter() - started},
         versions=versions(),
         commit=commit(),
-        config={"evaluate": plain(job), "pretrain": plain(configs[0])},
+        config={
+            "evaluate": plain(job),
+            "pretrain": plain(configs[0]),
+            "commits": {name: stage.commit for name, stage in known.items()},
+        },
     )
     write_results(summary, path)
     print(format_table(load_results(path)))

@@ -2,8 +2,10 @@
 
 import concurrent.futures
 import contextlib
+import dataclasses
 import json
 import signal
+import sys
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,6 +34,12 @@ class PretrainJob(PretrainConfig):
     resume: bool = False
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
 
+    @property
+    def training(self) -> PretrainConfig:
+        """The run itself, without where it runs."""
+        names = [each.name for each in dataclasses.fields(PretrainConfig)]
+        return PretrainConfig(**{name: getattr(self, name) for name in names})
+
 
 def describe(job: PretrainJob) -> list[str]:
     """Say what would be read, run and written."""
@@ -57,8 +65,8 @@ def run(job: PretrainJob) -> None:
         CheckpointError, ShardError, MissingWeightsError, NonFiniteLossError: as `pretrain`.
     """
     out = Path(job.out)
-    plan_run(job, load_manifest(job.data.shards))  # fails here rather than in every worker
-    stage = keep_or_start(out, "pretrain", job, moot=("out", "resume", "runtime"))
+    plan, _ = plan_run(job, load_manifest(job.data.shards))
+    stage = keep_or_start(job.out, "pretrain", job, plan.digest, moot=("out", "resume", "runtime"))
     if stage.kept:
         return
     (out / STOP_FILE).unlink(missing_ok=True)
@@ -77,24 +85,27 @@ def run(job: PretrainJob) -> None:
                 progress.show(_summary(line))
         running.result()
     if (out / STOP_FILE).exists():
-        raise KeyboardInterrupt(f"stopped; continue with: picpoint pretrain out={out} resume=true")
+        raise KeyboardInterrupt(
+            f"stopped; its checkpoint is in {out}; the same command with resume=true goes on"
+        )
     stage.finish()
 
 
 @contextlib.contextmanager
 def _stop_on_interrupt(stop_file: Path) -> Generator[None]:
-    """Turn Ctrl-C into a request to save and end; a second one interrupts at once."""
+    """Turn Ctrl-C and SIGTERM into a request to save and end; a second Ctrl-C interrupts."""
 
     def ask(signum: int, frame: FrameType | None) -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
         stop_file.touch()
-        print("\nsaving a checkpoint; Ctrl-C again ends without it", flush=True)
+        print("\nsaving a checkpoint; Ctrl-C again ends without it", file=sys.stderr, flush=True)
 
-    before = signal.signal(signal.SIGINT, ask)
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _follow(path: Path) -> Iterator[list[str]]:

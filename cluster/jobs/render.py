@@ -1,13 +1,14 @@
 """`picpoint render`: meshes in, a shard set out. The shard is the unit of work."""
 
+import hashlib
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from dataclasses import dataclass, field
 from itertools import chain
-from multiprocessing import get_context
 from pathlib import Path
 
+from cluster.pool import worker_pool
 from cluster.progress import ProgressLine
 from cluster.record import keep_or_start
 from picpoint.assets import DEMO_SHAPES
@@ -16,6 +17,7 @@ from picpoint.render.capture import CaptureConfig, capture
 from picpoint.render.meshes import MeshError
 from picpoint.render.sources import SourceShape, list_shapes
 from shards.columns import shard_name
+from shards.errors import ShardError
 from shards.manifest import Manifest, Reject, ShardInfo, load_manifest, publish_manifest
 from shards.schema import Sample
 from shards.store import open_store
@@ -29,7 +31,7 @@ class RenderJob:
     Attributes:
         source: folder or zip of meshes (see picpoint/render/sources.py); `demo` for the shapes
             that come with picpoint.
-        out: folder or URL of the shard set.
+        out: local folder of the shard set.
         shapes_per_shard: shapes that share a tar file.
         num_workers: renderer processes on this machine.
         capture: points, cameras and pictures of each shape.
@@ -40,6 +42,18 @@ class RenderJob:
     shapes_per_shard: int = 32
     num_workers: int = 2
     capture: CaptureConfig = field(default_factory=CaptureConfig)
+
+    def __post_init__(self) -> None:
+        if min(self.shapes_per_shard, self.num_workers) < 1:
+            raise ValueError(
+                f"shapes_per_shard={self.shapes_per_shard}, num_workers={self.num_workers}: "
+                "both must be at least 1"
+            )
+        if not self.source.strip() or not self.out.strip() or "://" in self.out:
+            raise ValueError(
+                f"source={self.source!r}, out={self.out!r}: name a source, and a local folder to "
+                "write to; copy the finished folder to object storage"
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,13 +86,13 @@ def run(job: RenderJob) -> Manifest:
         MeshError: not one of the meshes can be rendered.
     """
     shapes = list_shapes(_source_path(job))
-    stage = keep_or_start(job.out, "render", job)
-    if stage.kept:
-        return load_manifest(job.out)
+    stage = keep_or_start(job.out, "render", job, _fingerprint(shapes), moot=("out", "num_workers"))
+    if stage.kept and (manifest := _whole_manifest(job.out)) is not None:
+        return manifest
     cut = _cut(shapes, job.shapes_per_shard)
     num_views = len(build_cameras(job.capture.rig).view_matrices)
     done: dict[int, _ShardDone] = {}
-    with ProgressLine("render") as progress, _pool(job.num_workers) as pool:
+    with ProgressLine("render") as progress, worker_pool(job.num_workers) as pool:
         futures = {
             pool.submit(_render_shard, number, part, job): number for number, part in cut.items()
         }
@@ -142,5 +156,27 @@ def _capture_all(
             rejects.append(Reject(shape.source_id, error.reason, str(error)))
 
 
-def _pool(num_workers: int) -> ProcessPoolExecutor:
-    return ProcessPoolExecutor(num_workers, mp_context=get_context("spawn"))
+def _fingerprint(shapes: Sequence[SourceShape]) -> str:
+    """Digest a list of shapes: ids, labels, and the size and time of every file."""
+    digest = hashlib.sha256()
+    for shape in shapes:
+        file = shape.source / shape.file if shape.source.is_dir() else shape.source
+        state = file.stat()
+        line = (shape.source_id, shape.label, shape.file, state.st_size, state.st_mtime_ns)
+        digest.update(repr(line).encode())
+    return digest.hexdigest()
+
+
+def _whole_manifest(out: str) -> Manifest | None:
+    """Load a shard set's manifest if every shard is there in its size."""
+    try:
+        manifest = load_manifest(out)
+        store = open_store(out)
+        sizes = [store.size(shard.name) for shard in manifest.shards]
+    except ShardError as error:
+        print(f"rendering again: {error}", flush=True)
+        return None
+    if sizes != [shard.num_bytes for shard in manifest.shards]:
+        print(f"rendering again: a shard of {out} is cut short", flush=True)
+        return None
+    return manifest

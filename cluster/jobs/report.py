@@ -111,7 +111,8 @@ def _contact_sheet(
 
 def _thumbnails(reader: ShardReader, keys: Sequence[str]) -> dict[str, UInt8[np.ndarray, "S S 3"]]:
     row_of = {key: row for row, key in enumerate(reader.manifest.keys)}
-    view = int(spread_views(stored_cameras(reader), 1)[0])
+    # The camera that looks most nearly from the front right, a little from above.
+    view = int(np.argmax(stored_cameras(reader).positions @ np.array([1.0, 1.0, 2.0])))
     pictures = {}
     for key in keys:
         sample = reader.read(Request(row_of[key], (view,)))

@@ -28,6 +28,18 @@ class AugmentConfig:
     shift: float = 0.1
     jitter: float = 0.0
 
+    def __post_init__(self) -> None:
+        if not 0 < self.scale_min <= self.scale_max:
+            raise ValueError(
+                f"data.augment.scale_min={self.scale_min}, data.augment.scale_max="
+                f"{self.scale_max}: must be above 0 and in this order; 1 and 1 for no scaling"
+            )
+        for name in ("shift", "jitter"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(
+                    f"data.augment.{name}={getattr(self, name)}: must be 0 or more; 0 for none"
+                )
+
     @property
     def keeps_farthest_order(self) -> bool:
         """Whether a cloud in farthest-point order still is: rigid motion and scaling keep it."""

@@ -4,6 +4,7 @@ Everything random about a sample is drawn from a generator seeded by (seed, epoc
 a batch does not depend on the rank, the machine or the moment that builds it.
 """
 
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
@@ -29,6 +30,8 @@ from shards.errors import CorruptSampleError
 from shards.plan import ReadPlan
 from shards.reader import Request, ShardReader
 from shards.schema import Sample
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +63,18 @@ class DataConfig:
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     on_corrupt: Literal["fail", "skip_and_count"] = "fail"
     read_ahead: int = 2
+
+    def __post_init__(self) -> None:
+        for name in ("num_points", "correspondences", "views_per_step", "read_ahead"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"data.{name}={getattr(self, name)}: must be at least 1")
+        if self.views < 0:
+            raise ValueError(f"data.views={self.views}: must be 0 or more; 0 for all")
+        if 0 < self.views < self.views_per_step:
+            raise ValueError(
+                f"data.views_per_step={self.views_per_step}: only data.views={self.views} are "
+                "used; lower the one or raise the other"
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,9 +114,16 @@ def training_batches(
 
     Raises:
         ShardError: a sample is corrupt and `config.on_corrupt` is `fail`.
+        ValueError: more views or points are asked for than are stored.
     """
     cameras = stored_cameras(reader)
     usable_views = spread_views(cameras, config.views)
+    if config.views_per_step > len(usable_views):
+        raise ValueError(
+            f"data.views_per_step={config.views_per_step}: only {len(usable_views)} views were "
+            f"rendered; ask for at most {len(usable_views)}, or render a larger rig"
+        )
+    num_told = 0
     while True:
         slots = plan.batch_at(samples_seen)
         pairs = []
@@ -114,6 +136,11 @@ def training_batches(
                 pairs.append(_masked_pair(config, cameras.size_px))
             else:
                 pairs.append(_pair(sample, views, config, num_local, generator))
+        for skipped in reader.corrupt[num_told:]:
+            logger.warning(
+                "skipped sample %s in %s: %s", skipped.key, skipped.shard, skipped.detail
+            )
+        num_told = len(reader.corrupt)
         yield _collate(pairs)
         samples_seen += slots.num_samples
 
@@ -139,9 +166,19 @@ def evaluation_batches(
 
 
 def stored_cameras(reader: ShardReader) -> Cameras:
-    """Read the cameras that the shard set was rendered with, from its first sample."""
-    sample = _read_whole(reader, Request(0))
-    return Cameras(sample.view_matrices, sample.projection_matrices, sample.meta.size_px)
+    """Read the cameras that the shard set was rendered with, from its first readable sample.
+
+    Raises:
+        CorruptSampleError: no sample is readable, or the first is not and the reader is to fail.
+    """
+    for sample_index in range(reader.manifest.num_samples):
+        sample = reader.read(Request(sample_index))
+        if sample is not None:
+            return Cameras(sample.view_matrices, sample.projection_matrices, sample.meta.size_px)
+    raise CorruptSampleError(
+        f"{reader.manifest.url}: none of its {reader.manifest.num_samples} samples is readable; "
+        "render it again"
+    )
 
 
 def spread_views(cameras: Cameras, count: int) -> Int64[np.ndarray, " V"]:
@@ -163,7 +200,10 @@ def _read_whole(reader: ShardReader, request: Request) -> Sample:
     """Read a sample that nothing can do without."""
     sample = reader.read(request)
     if sample is None:
-        raise CorruptSampleError(f"{reader.corrupt[-1].detail}; see `picpoint shards verify`")
+        raise CorruptSampleError(
+            f"sample {reader.manifest.row(request.sample_index).key}: damaged, and every shape is "
+            f"needed here; run `picpoint shards verify {reader.manifest.url}`"
+        )
     return sample
 
 

@@ -26,7 +26,16 @@ def prefetch(items: Iterator[Item], depth: int) -> Generator[Item]:
     """Run an iterator at most `depth` items ahead of its consumer.
 
     Close the result (or exhaust it) to end the thread; an error in `items` is raised here.
+
+    Raises:
+        ValueError: the depth is less than 1.
     """
+    if depth < 1:
+        raise ValueError(f"depth={depth}: at least 1 item must be made ahead")
+    return _prefetch(items, depth)
+
+
+def _prefetch(items: Iterator[Item], depth: int) -> Generator[Item]:
     handed: queue.Queue[object] = queue.Queue(maxsize=depth)
     stop = threading.Event()
     thread = threading.Thread(

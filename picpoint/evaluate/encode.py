@@ -1,25 +1,33 @@
 """What does a checkpoint, and the same network untrained, say of every shape of a shard set?"""
 
-from collections.abc import Iterator, Sequence
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float32, Int64
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor
 
-from picpoint.batch import ImageFeatures, PairBatch, move_batch
+from picpoint.batch import ImageFeatures
 from picpoint.data.pairs import evaluation_batches, spread_views, stored_cameras
-from picpoint.data.split import held_out
 from picpoint.encoders.image import ImageEncoder
 from picpoint.evaluate.encoded import UNLABELLED, EncodedShapes
 from picpoint.model import PretrainModel
 from picpoint.ops.ghost_norm import GhostBatchNorm, update_running_statistics
-from picpoint.train.checkpoint import CheckpointError, newest_checkpoint
-from picpoint.train.settings import PretrainConfig
-from picpoint.train.state import initial_state
+from picpoint.train.checkpoint import (
+    Checkpoint,
+    CheckpointError,
+    check_settings,
+    newest_checkpoint,
+    take_over,
+)
+from picpoint.train.settings import PretrainConfig, plan_run, run_settings
+from picpoint.train.state import TrainState, initial_state
 from shards.manifest import Manifest
 from shards.reader import PAIRING, ShardReader
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,12 +35,22 @@ class EncodeConfig:
     """How shapes are encoded for an evaluation.
 
     Attributes:
-        views: pictures of each shape, from cameras that are far apart.
+        views: pictures of each shape, from cameras that are far apart; 0 for all.
         batch_size: shapes encoded at once.
+        unfinished: take a run's newest whole checkpoint also where the run did not come to its end
+            or where a newer checkpoint is damaged.
     """
 
     views: int = 4
     batch_size: int = 16
+    unfinished: bool = False
+
+    def __post_init__(self) -> None:
+        if self.views < 0 or self.batch_size < 1:
+            raise ValueError(
+                f"encode.views={self.views}, encode.batch_size={self.batch_size}: must be at least "
+                "0 (all views) and 1"
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,10 +62,20 @@ class EncodedPair:
 
 
 @dataclass(frozen=True, slots=True)
+class _Shapes:
+    """What the networks are shown of all shapes: clouds, and what is known of their pictures."""
+
+    points: Float[Tensor, "n N 3"]
+    pictures: Float[Tensor, "n V C"]
+
+
+@dataclass(frozen=True, slots=True)
 class _Rows:
-    features: Float32[np.ndarray, "b F"]
-    shape_embeddings: Float32[np.ndarray, "b D"]
-    picture_embeddings: Float32[np.ndarray, "b V D"]
+    """What a network says of some shapes; see EncodedShapes."""
+
+    features: Float[Tensor, "b F"]
+    shape_embeddings: Float[Tensor, "b D"]
+    picture_embeddings: Float[Tensor, "b V D"]
 
 
 def encode_run(
@@ -55,85 +83,145 @@ def encode_run(
 ) -> EncodedPair:
     """Encode every shape with a run's newest checkpoint and with its network as it was at first.
 
-    The untrained network gets BatchNorm statistics of the pre-training shapes: with its initial
-    ones (mean 0, variance 1) its features would be worse than they need be, and the comparison
-    kinder to pre-training.
+    Both networks get BatchNorm statistics of the pre-training shapes, taken the same way: unmoved
+    clouds, dealt to ghost batches by the run's seed, plain averages. Without that the comparison
+    would favour one or the other. The untrained network has statistics of nothing (mean 0,
+    variance 1), and those of a run come from augmented clouds, averaged with the latest steps
+    weighing most, which is not what the shapes to be encoded look like.
 
     Raises:
-        CheckpointError: the run has no whole checkpoint.
+        CheckpointError: the run has no whole checkpoint; its newest is damaged or it is unfinished,
+            unless that is asked for; or it was trained on other shapes or with other settings.
+        ShardError: a shape cannot be read.
     """
     image_encoder = ImageEncoder(run.image_encoder).to(device)
     reader = ShardReader(run.data.shards, members=PAIRING)
-    checkpoint, _ = newest_checkpoint(run_dir / "checkpoints")
-    if checkpoint is None:
-        raise CheckpointError(f"{run_dir / 'checkpoints'}: no checkpoint; run picpoint pretrain")
-    widths = (image_encoder.local_width, image_encoder.pooled_width)
-    pretrained = initial_state(run.model, run.optim, widths, run.seed, device).model
-    random_init = initial_state(run.model, run.optim, widths, run.seed, device).model
-    pretrained.load_state_dict(checkpoint.state["model"], strict=True)
-
-    mask = held_out(reader.manifest.keys, reader.manifest.labels, run.data.holdout)
-    num_local = pretrained.point_encoder.num_local(run.data.num_points)
-
-    def batches(
-        selection: Int64[np.ndarray, " n"], batch_size: int, num_views: int
-    ) -> Iterator[PairBatch]:
-        views = spread_views(stored_cameras(reader), num_views).tolist()
-        read = evaluation_batches(reader, selection, run.data, num_local, batch_size, views)
-        return (move_batch(batch, device) for batch in read)
-
-    seen = _whole_ghosts(mask, run.ghost_batch)
-    _calibrate(random_init, image_encoder, batches(seen, run.ghost_batch, 1))
-    rows = [
-        [_encode(network.eval(), batch, image) for network in (pretrained, random_init)]
-        for batch in batches(np.arange(len(mask)), config.batch_size, config.views)
-        for image in [image_encoder(batch.pictures)]
-    ]
-    return EncodedPair(
-        pretrained=_join([of_pretrained for of_pretrained, _ in rows], reader.manifest, mask),
-        random_init=_join([of_random for _, of_random in rows], reader.manifest, mask),
+    plan, selection = plan_run(run, reader.manifest)
+    checkpoint = _checkpoint_of(
+        run_dir / "checkpoints", run.epochs * plan.samples_per_epoch, config.unfinished
     )
+    check_settings(checkpoint, run_settings(run, plan, image_encoder))
+
+    def initial() -> TrainState:
+        widths = (image_encoder.local_width, image_encoder.pooled_width)
+        return initial_state(run.model, run.optim, widths, run.seed, device)
+
+    trained, untrained = initial(), initial()
+    take_over(trained, checkpoint)
+    shapes = _read_shapes(run, reader, image_encoder, config, device)
+    held_out = np.ones(len(shapes.points), dtype=bool)
+    held_out[selection] = False
+    calibrating = _whole_ghosts(held_out, run.ghost_batch, run.seed)
+    encoded = []
+    for network in (trained.model, untrained.model):
+        _calibrate(network, shapes, torch.from_numpy(calibrating), device)
+        rows = _encode(network.eval(), shapes, config.batch_size, device)
+        encoded.append(_describe(rows, reader.manifest, held_out))
+    return EncodedPair(*encoded)
 
 
-def _whole_ghosts(mask: Bool[np.ndarray, " n"], ghost_batch: int) -> Int64[np.ndarray, " m"]:
-    """Give as many pre-training shapes as fill whole ghost batches."""
-    seen = np.flatnonzero(~mask)
+def _checkpoint_of(folder: Path, total_samples: int, unfinished: bool) -> Checkpoint:
+    """Find the checkpoint that a run ended with, or its newest whole one if that will do."""
+    checkpoint, passed_over = newest_checkpoint(folder)
+    if checkpoint is None:
+        found = "; ".join(passed_over) or "nothing is there"
+        raise CheckpointError(f"{folder}: no whole checkpoint ({found}); run picpoint pretrain")
+    faults = list(passed_over)
+    samples_seen = checkpoint.state["samples_seen"]
+    if samples_seen < total_samples:
+        faults.append(f"{checkpoint.path} is of {samples_seen} of {total_samples} samples")
+    if faults and not unfinished:
+        raise CheckpointError(
+            f"{'; '.join(faults)}: finish the run with resume=true, or evaluate the newest whole "
+            "checkpoint with encode.unfinished=true"
+        )
+    for fault in faults:
+        logger.warning("evaluated all the same: %s", fault)
+    return checkpoint
+
+
+def _read_shapes(
+    run: PretrainConfig,
+    reader: ShardReader,
+    image_encoder: ImageEncoder,
+    config: EncodeConfig,
+    device: torch.device,
+) -> _Shapes:
+    """Read every shape once and show its pictures to the image encoder once, for both networks.
+
+    What is kept of a shape takes about as much memory as what the networks will say of it.
+    """
+    views = spread_views(stored_cameras(reader), config.views).tolist()
+    everything = np.arange(reader.manifest.num_samples)
+    points, pictures = [], []
+    # Correspondences are of no use here: one local feature is as few as can be asked for.
+    for batch in evaluation_batches(reader, everything, run.data, 1, config.batch_size, views):
+        points.append(batch.points)
+        pictures.append(image_encoder(batch.pictures.to(device)).pooled.float().cpu())
+    return _Shapes(points=torch.cat(points), pictures=torch.cat(pictures))
+
+
+def _whole_ghosts(
+    held_out: Bool[np.ndarray, " n"], ghost_batch: int, seed: int = 0
+) -> Int64[np.ndarray, " m"]:
+    """Deal as many pre-training shapes as fill whole ghost batches.
+
+    They are shuffled, because a manifest may be sorted by class and a ghost batch of one class has
+    the statistics of that class.
+    """
+    seen = np.random.default_rng(seed).permutation(np.flatnonzero(~held_out))
     return seen[: len(seen) // ghost_batch * ghost_batch]
 
 
-@torch.no_grad()
 def _calibrate(
-    model: PretrainModel, image_encoder: ImageEncoder, batches: Iterator[PairBatch]
+    model: PretrainModel, shapes: _Shapes, dealt: Int64[Tensor, " m"], device: torch.device
 ) -> None:
-    """Set BatchNorm's running statistics to the averages over some batches."""
+    """Set the statistics that an evaluation uses to their averages over ghost batches."""
     norms = [module for module in model.modules() if isinstance(module, GhostBatchNorm)]
     model.train()
-    for batch in batches:
-        model(batch, image_encoder(batch.pictures))
+    for rows in dealt.split(norms[0].ghost_batch):
+        _embed(model, shapes, rows, device)
     for norm in norms:
         norm.momentum = 1.0
     update_running_statistics(model)
 
 
-@torch.no_grad()
-def _encode(model: PretrainModel, batch: PairBatch, image: ImageFeatures) -> _Rows:
-    pooled = model.encode_pooled(batch.points)
+def _encode(model: PretrainModel, shapes: _Shapes, batch_size: int, device: torch.device) -> _Rows:
+    """Encode all shapes, in their order."""
+    parts = [
+        _embed(model, shapes, rows, device)
+        for rows in torch.arange(len(shapes.points)).split(batch_size)
+    ]
     return _Rows(
-        features=pooled.float().cpu().numpy(),
-        shape_embeddings=model.embed_shapes(pooled).float().cpu().numpy(),
-        picture_embeddings=model.embed_pictures(image).float().cpu().numpy(),
+        features=torch.cat([part.features for part in parts]),
+        shape_embeddings=torch.cat([part.shape_embeddings for part in parts]),
+        picture_embeddings=torch.cat([part.picture_embeddings for part in parts]),
     )
 
 
-def _join(rows: Sequence[_Rows], manifest: Manifest, mask: Bool[np.ndarray, " n"]) -> EncodedShapes:
+@torch.no_grad()
+def _embed(
+    model: PretrainModel, shapes: _Shapes, rows: Int64[Tensor, " b"], device: torch.device
+) -> _Rows:
+    pooled = model.encode_pooled(shapes.points[rows].to(device))
+    pictures = shapes.pictures[rows].to(device)
+    no_map = pictures.new_empty(*pictures.shape[:2], 0, 1, 1)  # only pooled features are embedded
+    return _Rows(
+        features=pooled.float().cpu(),
+        shape_embeddings=model.embed_shapes(pooled).cpu(),
+        picture_embeddings=model.embed_pictures(ImageFeatures(no_map, pictures)).cpu(),
+    )
+
+
+def _describe(rows: _Rows, manifest: Manifest, held_out: Bool[np.ndarray, " n"]) -> EncodedShapes:
     class_names = tuple(sorted(set(manifest.labels) - {""}))
     labels = [class_names.index(label) if label else UNLABELLED for label in manifest.labels]
     return EncodedShapes(
         keys=tuple(manifest.keys),
         class_names=class_names,
         labels=np.array(labels, dtype=np.int64),
-        features=np.concatenate([part.features for part in rows]),
-        shape_embeddings=np.concatenate([part.shape_embeddings for part in rows]),
-        picture_embeddings=np.concatenate([part.picture_embeddings for part in rows]),
-        held_out=mask,
+        features=rows.features.numpy(),
+        shape_embeddings=rows.shape_embeddings.numpy(),
+        picture_embeddings=rows.picture_embeddings.numpy(),
+        held_out=held_out,
     )

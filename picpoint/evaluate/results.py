@@ -16,9 +16,7 @@ Encoders are `pretrained` and `random_init`, the same network before any trainin
 derived is derived from `per_shape`, so that a reader can check it.
 """
 
-import contextlib
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -28,6 +26,7 @@ import numpy as np
 
 from picpoint.evaluate.seed import SeedResult, ShapeCounts, chance_of
 from picpoint.evaluate.trials import METRICS, Metric, PairedDifference, Trials, paired_difference
+from picpoint.publish import publish_text
 
 FORMAT_VERSION = 1
 
@@ -205,21 +204,6 @@ def format_table(results: Results) -> str:
     ]
     note = f"{results.extent}; the error is one standard error over shapes"
     return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:], note])
-
-
-def publish_text(text: str, path: Path) -> None:
-    """Write a file under a temporary name, then move it to its place."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with unfinished.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        unfinished.replace(path)
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            unfinished.unlink()
 
 
 def _compare(seeds: Sequence[SeedResult], metric: Metric) -> Comparison:

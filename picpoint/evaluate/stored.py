@@ -1,6 +1,8 @@
 """How are encoded shapes kept for the report? One .npz of plain arrays, without pickle."""
 
-import os
+import io
+import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +10,7 @@ import numpy as np
 from picpoint.evaluate.encode import EncodedPair
 from picpoint.evaluate.encoded import EncodedShapes
 from picpoint.evaluate.results import ResultsError
+from picpoint.publish import publish_bytes
 
 # Fields that both encoders share, and those that each has of its own.
 _SHARED = ("labels", "held_out")
@@ -23,13 +26,9 @@ def save_encoded(pair: EncodedPair, path: Path) -> None:
     arrays |= {name: getattr(pair.pretrained, name) for name in _SHARED}
     for encoder, shapes in (("pretrained", pair.pretrained), ("random_init", pair.random_init)):
         arrays |= {f"{encoder}_{name}": getattr(shapes, name) for name in _OWN}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.npz")
-    try:
-        np.savez(temporary, allow_pickle=False, **arrays)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    buffer = io.BytesIO()
+    np.savez(buffer, allow_pickle=False, **arrays)
+    publish_bytes(buffer.getvalue(), path)
 
 
 def load_encoded(path: Path) -> EncodedPair:
@@ -39,19 +38,19 @@ def load_encoded(path: Path) -> EncodedPair:
         ResultsError: the file is missing or broken.
     """
     try:
-        with np.load(path, allow_pickle=False) as stored:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
             arrays = {name: stored[name] for name in stored.files}
+        return EncodedPair(_shapes(arrays, "pretrained"), _shapes(arrays, "random_init"))
     except FileNotFoundError as error:
         raise ResultsError(f"{path}: missing; run picpoint evaluate") from error
-    except ValueError as error:
+    except (EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
         raise ResultsError(f"{path}: broken ({error}); run picpoint evaluate again") from error
 
-    def shapes(encoder: str) -> EncodedShapes:
-        return EncodedShapes(
-            keys=tuple(arrays["keys"].tolist()),
-            class_names=tuple(arrays["class_names"].tolist()),
-            **{name: arrays[name] for name in _SHARED},
-            **{name: arrays[f"{encoder}_{name}"] for name in _OWN},
-        )
 
-    return EncodedPair(pretrained=shapes("pretrained"), random_init=shapes("random_init"))
+def _shapes(arrays: Mapping[str, np.ndarray], encoder: str) -> EncodedShapes:
+    return EncodedShapes(
+        keys=tuple(arrays["keys"].tolist()),
+        class_names=tuple(arrays["class_names"].tolist()),
+        **{name: arrays[name] for name in _SHARED},
+        **{name: arrays[f"{encoder}_{name}"] for name in _OWN},
+    )

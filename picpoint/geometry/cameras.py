@@ -62,22 +62,21 @@ class RigConfig:
     fov_rad: float = 0.6
     size_px: int = 224
 
+    def __post_init__(self) -> None:
+        if not 0 < self.fov_rad <= _MAX_FOV_RAD:
+            raise ValueError(
+                f"fov_rad {self.fov_rad}: must be more than 0 and at most {_MAX_FOV_RAD}; "
+                "the default is 0.6"
+            )
+        if self.size_px < 1:
+            raise ValueError(f"size_px {self.size_px}: must be at least 1; the default is 224")
+
 
 def build_cameras(rig: RigConfig) -> Cameras:
     """Build the cameras of a rig, all looking at the origin and framing the unit sphere.
 
-    Raises:
-        ValueError: the field of view or the picture's size is out of range.
-
     Source: Pic@Point (arXiv:2410.09519), 20 views at the vertices of a regular dodecahedron.
     """
-    if not 0 < rig.fov_rad <= _MAX_FOV_RAD:
-        raise ValueError(
-            f"fov_rad {rig.fov_rad}: must be more than 0 and at most {_MAX_FOV_RAD}; "
-            "the default is 0.6"
-        )
-    if rig.size_px < 1:
-        raise ValueError(f"size_px {rig.size_px}: must be at least 1; the default is 224")
     match rig.name:
         case "dodecahedron":
             directions = dodecahedron_vertices()

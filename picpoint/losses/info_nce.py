@@ -6,7 +6,6 @@ batch; the local term's are the other correspondences of the same picture.
 """
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float, Int64
@@ -20,19 +19,19 @@ from picpoint.losses.gather import gather_rows, global_sum, this_rank
 class LossConfig:
     """What is asked of the embeddings.
 
+    Negatives of the local term. Paper: unspecified; here the other points of the same picture,
+    because points of other shapes can be told apart by recognising the shape, which is the global
+    term's task.
+
     Attributes:
         local_weight: of the local term. Paper: unspecified; here both weigh the same.
         pooled_weight: of the global term.
         temperature: divides the cosines. Paper: unspecified; here 0.1, usual for unit vectors.
-        local_negatives: with whom a point is contrasted. Paper: unspecified; here the other points
-            of the same picture, because points of other shapes can be told apart by recognising
-            the shape, which is the global term's task.
     """
 
     local_weight: float = 1.0
     pooled_weight: float = 1.0
     temperature: float = 0.1
-    local_negatives: Literal["picture"] = "picture"
 
     def __post_init__(self) -> None:
         if self.temperature <= 0:

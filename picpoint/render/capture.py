@@ -17,10 +17,10 @@ from picpoint.geometry.visibility import pack_visibility, visible_points
 from picpoint.ops.farthest import farthest_order
 from picpoint.render.look import Look, build_look
 from picpoint.render.meshes import Mesh, MeshError
-from picpoint.render.rasterizer import RasterizerConfig, draw, px_per_unit
+from picpoint.render.rasterizer import RasterizerConfig, check_raster, draw, px_per_unit
 from picpoint.render.shading import colors_at
 from shards.codec import encode_picture
-from shards.schema import Sample, SampleMeta
+from shards.schema import Sample, SampleMeta, SchemaError, check_sample
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,7 @@ class CaptureConfig:
     Attributes:
         num_points: points of the stored cloud.
         jpeg_quality: 1..100.
-        seed: of the surface sampling, together with the source id.
+        seed: of the surface sampling, together with the source id; at least 0.
         rasterizer: how pictures are drawn.
         rig: from where.
     """
@@ -40,6 +40,15 @@ class CaptureConfig:
     seed: int = 0
     rasterizer: RasterizerConfig = field(default_factory=RasterizerConfig)
     rig: RigConfig = field(default_factory=RigConfig)
+
+    def __post_init__(self) -> None:
+        if self.num_points < 1:
+            raise ValueError(f"num_points {self.num_points}: must be at least 1; usual is 8192")
+        if not 1 <= self.jpeg_quality <= 100:
+            raise ValueError(f"jpeg_quality {self.jpeg_quality}: must be 1..100; usual is 94")
+        if self.seed < 0:
+            raise ValueError(f"seed {self.seed}: must be at least 0; usual is 0")
+        check_raster(self.rig.size_px, self.rasterizer.supersampling)
 
 
 def capture(mesh: Mesh, source_id: str, label: str, config: CaptureConfig) -> Sample:
@@ -52,7 +61,8 @@ def capture(mesh: Mesh, source_id: str, label: str, config: CaptureConfig) -> Sa
         config: sizes, cameras, sampling.
 
     Raises:
-        MeshError: `degenerate`, the mesh has no extent or no area.
+        MeshError: `degenerate`, the mesh has no extent or no area; `breaks_schema`, what was made
+            of it may not be written.
     """
     cameras = build_cameras(config.rig)
     seed = sampling_seed(config.seed, source_id)
@@ -70,7 +80,7 @@ def capture(mesh: Mesh, source_id: str, label: str, config: CaptureConfig) -> Sa
     )
     look = build_look(world, px_per_unit(cameras))
     pictures, visibility = _photograph(world, look, points, cameras, config)
-    return Sample(
+    sample = Sample(
         points=points,
         normals=_normals_at(world, look, surface),
         colors=colors_at(look, surface.face_index, surface.barycentric),
@@ -90,6 +100,12 @@ def capture(mesh: Mesh, source_id: str, label: str, config: CaptureConfig) -> Sa
             warnings=mesh.warnings,
         ),
     )
+    try:
+        # Here and not only at the writer: one odd mesh is a reject, not the end of a shard.
+        check_sample(sample, whole=True)
+    except SchemaError as error:
+        raise MeshError("breaks_schema", str(error)) from error
+    return sample
 
 
 def sampling_seed(seed: int, source_id: str) -> int:

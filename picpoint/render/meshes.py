@@ -62,8 +62,12 @@ class MeshError(ValueError):
     """
 
     def __init__(self, reason: str, detail: str) -> None:
-        super().__init__(f"{reason}: {detail}")
+        # Names in a file may hold halves of surrogate pairs, which no table and no terminal takes.
+        super().__init__(reason, detail.encode(errors="backslashreplace").decode())
         self.reason = reason
+
+    def __str__(self) -> str:
+        return ": ".join(self.args)
 
 
 def mend(mesh: Mesh) -> Mesh:

@@ -53,6 +53,15 @@ class RasterizerConfig:
     supersampling: int = 2
     background: tuple[float, float, float] = (1.0, 1.0, 1.0)
 
+    def __post_init__(self) -> None:
+        if self.supersampling < 1:
+            raise ValueError(f"supersampling {self.supersampling}: must be at least 1; usual is 2")
+        if not all(0 <= channel <= 1 for channel in self.background):  # NaN is not either
+            raise ValueError(
+                f"background {self.background}: each of red, green and blue must be 0..1; "
+                "white is 1, 1, 1"
+            )
+
 
 @dataclass(frozen=True, slots=True)
 class Rendering:
@@ -92,11 +101,8 @@ def draw(
         ValueError: a face reaches behind a camera or far outside its picture (there is no
             clipping), or the raster is larger than 2,048 px.
     """
+    check_raster(cameras.size_px, config.supersampling)
     side_px = cameras.size_px * config.supersampling
-    if not 0 < side_px <= _MAX_SIDE_PX:
-        raise ValueError(
-            f"raster of {side_px} px: must be 1..{_MAX_SIDE_PX}; lower size_px or supersampling"
-        )
     views = len(cameras.view_matrices)
     rendering = Rendering(
         colour=np.empty((views, cameras.size_px, cameras.size_px, 3), np.uint8),
@@ -126,6 +132,19 @@ def draw(
             rendering.coverage[view],
         )
     return rendering
+
+
+def check_raster(size_px: int, supersampling: int) -> None:
+    """Refuse a raster finer than the kernels' exact integers hold.
+
+    Raises:
+        ValueError: it is larger than 2,048 px.
+    """
+    if not 0 < size_px * supersampling <= _MAX_SIDE_PX:
+        raise ValueError(
+            f"raster of {size_px} px x supersampling {supersampling}: must be 1..{_MAX_SIDE_PX}; "
+            "lower size_px or supersampling"
+        )
 
 
 def px_per_unit(cameras: Cameras) -> float:

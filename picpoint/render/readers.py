@@ -41,25 +41,44 @@ class MeshLimits:
 DEFAULT_LIMITS = MeshLimits()
 
 
-def read_mesh_file(path: Path, limits: MeshLimits = DEFAULT_LIMITS) -> Mesh:
+def read_mesh_file(
+    path: Path, limits: MeshLimits = DEFAULT_LIMITS, root: Path | None = None
+) -> Mesh:
     """Read a mesh from a folder, with its material libraries and textures.
 
-    Those may lie in the mesh's folder, below it, or in a folder beside it, and nowhere else.
+    Args:
+        path: the mesh.
+        limits: what it may cost.
+        root: nothing outside this folder is read for it; None for the mesh's own.
 
     Raises:
         MeshError: it cannot be rendered; `reason` says why.
-        OSError: the file itself cannot be opened.
     """
-    root = path.resolve().parent.parent
+    inside = (path.parent if root is None else root).resolve()
 
     def find(name: str) -> bytes | None:
-        wanted = (path.parent / name).resolve()
-        if not wanted.is_relative_to(root) or not wanted.is_file():
+        try:
+            wanted = (path.parent / name).resolve()
+            return read_bytes(wanted, limits) if wanted.is_relative_to(inside) else None
+        except (MeshError, OSError):
             return None
-        return wanted.read_bytes() if wanted.stat().st_size <= limits.max_file_bytes else None
 
-    check_num_bytes(path.name, path.stat().st_size, limits)
-    return read_mesh(path.read_bytes(), path.name, find, limits)
+    return read_mesh(read_bytes(path, limits), path.name, find, limits)
+
+
+def read_bytes(path: Path, limits: MeshLimits) -> bytes:
+    """Read a file whole, if it is small enough.
+
+    Raises:
+        MeshError: `too_large`, or `unreadable`: it is not there, no plain file, or not ours.
+    """
+    try:
+        if not path.is_file():
+            raise MeshError("unreadable", f"{path.name}: not there, or no plain file")
+        check_num_bytes(path.name, path.stat().st_size, limits)
+        return path.read_bytes()
+    except OSError as error:
+        raise MeshError("unreadable", f"{path.name}: {error.strerror or error}") from error
 
 
 def read_mesh(

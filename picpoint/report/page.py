@@ -13,8 +13,9 @@ import numpy as np
 from jaxtyping import Int64, UInt8
 
 from picpoint.evaluate.encoded import UNLABELLED, EncodedShapes
-from picpoint.evaluate.results import Comparison, Results, Spread, publish_text
+from picpoint.evaluate.results import Comparison, Results, Spread
 from picpoint.evaluate.trials import Metric
+from picpoint.publish import publish_text
 from picpoint.report.neighbours import find_neighbours
 from picpoint.report.pictures import AnnotatedPicture, data_address
 from picpoint.report.plots import (

@@ -9,7 +9,7 @@ import hashlib
 import io
 import json
 import logging
-import os
+import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 
+from picpoint.publish import publish_bytes, publish_text
 from picpoint.train.state import TrainState
 
 logger = logging.getLogger(__name__)
@@ -46,25 +47,32 @@ def save_checkpoint(
 ) -> Path:
     """Write a checkpoint and drop all but the newest `keep`.
 
+    Those of later steps go too: a resume from an earlier one took them back.
+
     Raises:
         CheckpointError: the disk is full or the folder cannot be written.
+        ValueError: not even this one is to be kept.
     """
+    if keep < 1:
+        raise ValueError(f"keep_checkpoints={keep}: must be at least 1, the one being written")
     buffer = io.BytesIO()
     torch.save(dict(state), buffer)
     content = buffer.getvalue()
     path = folder / f"step-{step:08d}.pt"
-    marker = {"sha256": hashlib.sha256(content).hexdigest(), "settings": dict(settings)}
+    commit = {"sha256": hashlib.sha256(content).hexdigest(), "settings": dict(settings)}
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        _publish(path, content)
-        _publish(path.with_suffix(".json"), json.dumps(marker, indent=1).encode())
+        publish_bytes(content, path)
+        publish_text(json.dumps(commit, indent=1), path.with_suffix(".json"))
     except OSError as error:
         raise CheckpointError(
             f"{path}: not written ({error.strerror}); free space or choose another `out`"
         ) from error
-    for old in _markers(folder)[:-keep]:
-        old.unlink()
-        old.with_suffix(".pt").unlink(missing_ok=True)
+    markers = _markers(folder)
+    kept = [marker for marker in markers if _step_of(marker) <= step][-keep:]
+    for marker in markers:
+        if marker not in kept:
+            marker.unlink()
+            marker.with_suffix(".pt").unlink(missing_ok=True)
     return path
 
 
@@ -87,7 +95,8 @@ def restore(state: TrainState, folder: Path, settings: Mapping[str, Any], resume
     """Continue from the newest whole checkpoint of a folder, where that is wanted.
 
     Raises:
-        CheckpointError: checkpoints stand there unasked, or they were made with other settings.
+        CheckpointError: checkpoints stand there unasked, or they were made with other settings or
+            by another version.
     """
     found, passed_over = newest_checkpoint(folder)
     for line in passed_over:
@@ -99,7 +108,17 @@ def restore(state: TrainState, folder: Path, settings: Mapping[str, Any], resume
             f"{folder} holds checkpoints of an earlier run; continue it with resume=true, or "
             "choose another `out`"
         )
-    stored = found.settings
+    check_settings(found, settings)
+    take_over(state, found)
+
+
+def check_settings(checkpoint: Checkpoint, settings: Mapping[str, Any]) -> None:
+    """Make sure that a checkpoint was made with some settings, of `run_settings`.
+
+    Raises:
+        CheckpointError: it was made with others; the message names each.
+    """
+    stored = checkpoint.settings
     changed = [
         f"{key} was {stored.get(key)!r}, is {settings.get(key)!r}"
         for key in sorted(stored.keys() | settings.keys())
@@ -107,44 +126,58 @@ def restore(state: TrainState, folder: Path, settings: Mapping[str, Any], resume
     ]
     if changed:
         raise CheckpointError(
-            f"{found.path} was made with other settings ({'; '.join(changed)}); set them back, "
-            "or choose another `out`"
+            f"{checkpoint.path} was made with other settings ({'; '.join(changed)}); set them "
+            "back, or choose another `out`"
         )
-    state.load_state_dict(found.state)
+
+
+def take_over(state: TrainState, checkpoint: Checkpoint) -> None:
+    """Load a checkpoint into a state.
+
+    Raises:
+        CheckpointError: the two do not have the same tensors.
+    """
+    try:
+        state.load_state_dict(checkpoint.state)
+    except (KeyError, RuntimeError, ValueError) as error:
+        told = " ".join(str(error).split())
+        raise CheckpointError(
+            f"{checkpoint.path} was made by another version of picpoint ({told}); continue with "
+            "that one, or train again"
+        ) from error
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
     """Load one checkpoint, reading tensors only.
 
     Raises:
-        CheckpointError: the file or its marker is missing, or the hash differs.
+        CheckpointError: the file or its marker is missing or damaged, or holds more than tensors.
     """
     try:
         marker = json.loads(path.with_suffix(".json").read_text())
+        sha256, settings = marker["sha256"], marker["settings"]
         content = path.read_bytes()
     except FileNotFoundError as error:
         raise CheckpointError(
             f"{error.filename}: missing; a checkpoint is a .pt file and its .json marker"
         ) from error
-    except ValueError as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path.with_suffix('.json')}: damaged marker") from error
-    if hashlib.sha256(content).hexdigest() != marker["sha256"]:
+    if hashlib.sha256(content).hexdigest() != sha256:
         raise CheckpointError(f"{path}: content differs from its marker's SHA-256; not used")
-    state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    return Checkpoint(path=path, state=state, settings=marker["settings"])
+    try:
+        state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            f"{path}: holds more than tensors and plain values; not used"
+        ) from error
+    return Checkpoint(path=path, state=state, settings=settings)
 
 
 def _markers(folder: Path) -> list[Path]:
-    return sorted(folder.glob("step-*.json"))
+    """List the commit markers, oldest step first."""
+    return sorted(folder.glob("step-[0-9]*.json"), key=_step_of)
 
 
-def _publish(path: Path, content: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+def _step_of(marker: Path) -> int:
+    return int(marker.stem.removeprefix("step-"))

@@ -4,17 +4,40 @@ import contextlib
 import dataclasses
 import io
 import json
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
+
+from picpoint.publish import publish_text
+from picpoint.train.checkpoint import CheckpointError
 
 LOG_FILE = "metrics.jsonl"
 
 
 @dataclass(frozen=True, slots=True)
 class StepReport:
-    """One line of the log; losses and accuracies are of the global batch."""
+    """One line of the log; losses, accuracies and spread are of the step's global batch.
+
+    Attributes:
+        step: updates made so far.
+        total_steps: of the whole run.
+        samples_seen: the position of the run.
+        loss: the objective.
+        loss_local: its local term, before weighting.
+        loss_pooled: its global term, before weighting.
+        local_top1: local retrieval accuracy (point -> pixel), 0..1.
+        pooled_top1: global retrieval accuracy (shape -> picture), 0..1.
+        lr: learning rate of the step.
+        grad_norm: of the step's gradient, before the update.
+        alignment: mean squared distance of shapes to their pictures, 0..4.
+        uniformity: of the shapes; 0 where all lie in one point, else below.
+        effective_rank: directions that the shapes use; near 1 is a collapse.
+        num_corrupt: slots left empty by corrupt samples since the run was (re)started.
+        samples_per_s: over all ranks, since the run was (re)started.
+        data_wait: share of that time in which this rank waited for a batch, 0..1.
+        eta_s: time to the end at this pace.
+    """
 
     step: int
     total_steps: int
@@ -27,7 +50,9 @@ class StepReport:
     lr: float
     grad_norm: float
     alignment: float
+    uniformity: float
     effective_rank: float
+    num_corrupt: int
     samples_per_s: float
     data_wait: float
     eta_s: float
@@ -41,16 +66,33 @@ def write_report(log: TextIO, report: StepReport) -> None:
 
 @contextlib.contextmanager
 def open_log(run_dir: Path, rank: int, samples_seen: int) -> Generator[TextIO]:
-    """Open the log for appending, without the lines that a restart takes back."""
+    """Open the log for appending, without the lines that a restart takes back.
+
+    Raises:
+        CheckpointError: a line other than the last is broken.
+    """
     if rank != 0:
         with io.StringIO() as nowhere:
             yield nowhere
         return
-    run_dir.mkdir(parents=True, exist_ok=True)
     path = run_dir / LOG_FILE
-    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-    kept = [line for line in lines if json.loads(line)["samples_seen"] <= samples_seen]
-    with path.open("w") as log:
-        log.writelines(kept)
-        log.flush()
+    stored = path.read_text() if path.exists() else ""
+    publish_text("".join(f"{line}\n" for line in _kept(stored, samples_seen, path)), path)
+    with path.open("a") as log:
         yield log
+
+
+def _kept(stored: str, samples_seen: int, path: Path) -> Iterator[str]:
+    """Give the lines up to a position; a kill may have torn the last one, which goes too."""
+    lines = stored.splitlines()
+    for number, line in enumerate(lines, start=1):
+        try:
+            position = json.loads(line)["samples_seen"]
+        except (ValueError, TypeError) as error:
+            if number == len(lines):
+                return
+            raise CheckpointError(
+                f"{path}, line {number}: broken ({error}); remove the line and resume"
+            ) from error
+        if position <= samples_seen:
+            yield line

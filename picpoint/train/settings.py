@@ -17,6 +17,7 @@ from picpoint.heads.projection import ProjectionConfig
 from picpoint.losses.info_nce import LossConfig
 from picpoint.model import ModelConfig
 from picpoint.train.state import OptimConfig
+from shards.errors import PlanError
 from shards.manifest import Manifest
 from shards.plan import ReadPlan
 
@@ -62,6 +63,24 @@ class PretrainConfig:
     checkpoint_every: int = 500
     keep_checkpoints: int = 3
 
+    def __post_init__(self) -> None:
+        at_least_one = (
+            "epochs",
+            "log_every",
+            "checkpoint_every",
+            "keep_checkpoints",
+            "global_batch",
+            "ghost_batch",
+        )
+        for name in at_least_one:
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)}: must be at least 1")
+        if self.global_batch % self.ghost_batch:
+            raise ValueError(
+                f"global_batch={self.global_batch}: must be a multiple of "
+                f"ghost_batch={self.ghost_batch}; change one of the two"
+            )
+
     @property
     def model(self) -> ModelConfig:
         """The sizes of the trainable parts."""
@@ -77,12 +96,12 @@ def plan_run(
         The plan, and the manifest index of each sample that it deals with.
 
     Raises:
-        ValueError: there are fewer samples than one global batch.
+        PlanError: there are fewer samples than one global batch.
     """
     mask = held_out(manifest.keys, manifest.labels, config.data.holdout)
     selection = np.flatnonzero(~mask)
     if len(selection) < config.global_batch:
-        raise ValueError(
+        raise PlanError(
             f"global_batch={config.global_batch}: {config.data.shards} holds only "
             f"{len(selection)} shapes to train on; lower global_batch or render more shapes"
         )

@@ -25,6 +25,17 @@ class OptimConfig:
     weight_decay: float = 1e-6
     warmup_fraction: float = 0.0
 
+    def __post_init__(self) -> None:
+        if not self.lr > 0:
+            raise ValueError(f"optim.lr={self.lr}: must be above 0; try 1e-3, the default")
+        if not self.weight_decay >= 0:
+            raise ValueError(f"optim.weight_decay={self.weight_decay}: must be 0 or more")
+        if not 0 <= self.warmup_fraction < 1:
+            raise ValueError(
+                f"optim.warmup_fraction={self.warmup_fraction}: must be 0 or more and below 1, a "
+                "share of the run; 0 for no warm-up"
+            )
+
 
 @dataclass(slots=True)
 class TrainState:
@@ -71,11 +82,13 @@ def initial_state(
         model: sizes of the trainable parts.
         optim: optimiser settings.
         image_widths: local and pooled feature width of the image encoder.
-        seed: seed of the initial weights; the global generator is left as it was.
+        seed: seed of the initial weights; the global generators are left as they were.
         device: where the model lives.
     """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    # Drawn on the CPU for every device. torch.manual_seed would set the accelerators' generators
+    # too, which fork_rng would then have to know of.
+    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
+        torch.default_generator.manual_seed(seed)
         network = PretrainModel(model, *image_widths)
     network.to(device)
     optimizer = torch.optim.AdamW(

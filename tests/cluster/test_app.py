@@ -49,7 +49,7 @@ def test_a_missing_mesh_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str
 def test_an_empty_mesh_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, line = complaint(["render", f"source={tmp_path}", f"out={tmp_path / 'out'}"], capsys)
     assert code == 3
-    assert "no mesh" in line
+    assert "holds no shape" in line
 
 
 def test_a_folder_of_broken_meshes_only(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -191,3 +191,105 @@ def test_control_c_leaves_a_checkpoint_that_resume_continues(
     assert continued.state["samples_seen"] > stopped.state["samples_seen"] > 0
     steps = [json.loads(line)["step"] for line in (out / "metrics.jsonl").read_text().splitlines()]
     assert steps == list(range(1, len(steps) + 1))
+
+
+def write_cubes(folder: Path, count: int) -> Path:
+    folder.mkdir()
+    corners = "\n".join(f"{x} {y} {z}" for x in (0, 1) for y in (0, 1) for z in (0, 1))
+    sides = "0 1 3 2\n4 6 7 5\n0 4 5 1\n2 3 7 6\n0 2 6 4\n1 5 7 3"
+    for number in range(count):
+        text = "OFF\n8 6 0\n" + corners + "\n" + sides.replace("\n", "\n4 ").join(["4 ", "\n"])
+        (folder / f"cube{number}.off").write_text(text)
+    return folder
+
+
+SMALL_RENDER = [
+    "num_workers=1",
+    "shapes_per_shard=1",
+    "capture.num_points=64",
+    "capture.rig.size_px=32",
+]
+
+
+def test_a_rendered_set_is_kept_and_said_to_be(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = write_cubes(tmp_path / "in", 2)
+    arguments = ["render", f"source={source}", f"out={tmp_path / 'out'}", *SMALL_RENDER]
+    assert main(arguments) == 0
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*.tar")}
+    assert main(arguments) == 0
+    assert "kept: render" in capsys.readouterr().out
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+def test_a_lost_shard_is_rendered_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = write_cubes(tmp_path / "in", 2)
+    arguments = ["render", f"source={source}", f"out={tmp_path / 'out'}", *SMALL_RENDER]
+    assert main(arguments) == 0
+    lost = tmp_path / "out" / "shard-000001.tar"
+    content = lost.read_bytes()
+    lost.unlink()
+    assert main(arguments) == 0
+    assert lost.read_bytes() == content
+    assert "rendering again" in capsys.readouterr().out
+
+
+def test_a_source_that_gained_a_shape_is_not_taken_for_done(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = write_cubes(tmp_path / "in", 2)
+    arguments = ["render", f"source={source}", f"out={tmp_path / 'out'}", *SMALL_RENDER]
+    assert main(arguments) == 0
+    (source / "more.off").write_bytes((source / "cube0.off").read_bytes())
+    code, line = complaint(arguments, capsys)
+    assert code == 2
+    assert "other inputs" in line
+
+
+def process_group_exists(group: int) -> bool:
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def test_control_c_in_a_render_ends_it_soon_and_leaves_no_process(tmp_path: Path) -> None:
+    source = write_cubes(tmp_path / "in", 60)
+    rendering = subprocess.Popen(
+        [
+            *(sys.executable, "-m", "cluster.app", "render", f"source={source}"),
+            *(f"out={tmp_path / 'out'}", *SMALL_RENDER, "capture.num_points=4096"),
+        ],
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + 60
+    while not list((tmp_path / "out").glob("*.tar")):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    os.killpg(rendering.pid, signal.SIGINT)
+    _, told = rendering.communicate(timeout=30)
+    assert rendering.returncode == 130
+    assert "the same command goes on" in told
+    assert "Traceback" not in told
+    assert len(list((tmp_path / "out").glob("*.tar"))) < 60
+    assert not (tmp_path / "out" / "manifest.json").exists()
+    while process_group_exists(rendering.pid):
+        assert time.monotonic() < deadline, "a worker outlived its job"
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    ["num_workers=0", "shapes_per_shard=0", "capture.num_points=0", "out=", "source="],
+)
+def test_a_setting_out_of_range_is_refused_before_anything_is_written(
+    wrong: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = write_cubes(tmp_path / "in", 1)
+    code, _ = complaint(["render", f"source={source}", f"out={tmp_path / 'out'}", wrong], capsys)
+    assert code == 2
+    assert not (tmp_path / "out").exists()

@@ -1,5 +1,4 @@
 import dataclasses
-import shutil
 from itertools import islice
 from pathlib import Path
 
@@ -143,8 +142,12 @@ def test_a_jittered_point_keeps_the_pixel_of_the_surface_it_came_from(shard_set:
     assert 0.05 < off_px.mean() < 1.5
 
 
-def test_a_corrupt_sample_leaves_a_masked_slot(shard_set: Path, tmp_path: Path) -> None:
-    damaged, key = damage_first_sample(shard_set, tmp_path)
+@pytest.mark.parametrize("sample_index", [0, 1])
+def test_a_corrupt_sample_leaves_a_masked_slot_and_is_named_once(
+    shard_set: Path, tmp_path: Path, damage_sample, caplog, sample_index: int
+) -> None:
+    key = ShardReader(shard_set).manifest.row(sample_index).key
+    damaged = damage_sample(shard_set, tmp_path, sample_index)
     seen = batches(config(damaged, on_corrupt="skip_and_count"))
     slots = [(batch, slot) for batch in seen for slot in range(8) if not batch.valid[slot]]
     assert slots
@@ -152,27 +155,33 @@ def test_a_corrupt_sample_leaves_a_masked_slot(shard_set: Path, tmp_path: Path) 
         assert not batch.correspondence_mask[slot].any()
         assert len(batch.keys) == 8
         assert key not in batch.keys
+    assert [record.levelname for record in caplog.records if key in record.message] == ["WARNING"]
 
 
-def test_a_corrupt_sample_stops_the_stream_by_default(shard_set: Path, tmp_path: Path) -> None:
-    damaged, key = damage_first_sample(shard_set, tmp_path)
+@pytest.mark.parametrize("sample_index", [0, 1])
+def test_a_corrupt_sample_stops_the_stream_by_default(
+    shard_set: Path, tmp_path: Path, damage_sample, sample_index: int
+) -> None:
+    key = ShardReader(shard_set).manifest.row(sample_index).key
     with pytest.raises(CorruptSampleError, match=key):
-        batches(config(damaged))
+        batches(config(damage_sample(shard_set, tmp_path, sample_index)))
 
 
-def damage_first_sample(shard_set: Path, folder: Path) -> tuple[Path, str]:
-    """Copy a shard set and flip a byte in the points of one sample that is not the first."""
-    damaged = folder / "damaged"
-    shutil.copytree(shard_set, damaged)
-    manifest = ShardReader(damaged).manifest
-    row = manifest.row(1)
-    span = next(member for member in row.members if member.name == "points.npy")
-    shard = damaged / manifest.shard_of(1).name
-    content = bytearray(shard.read_bytes())
-    content[span.offset + span.length - 1] ^= 1
-    shard.chmod(0o644)
-    shard.write_bytes(content)
-    return damaged, row.key
+def test_cameras_come_from_the_first_sample_that_can_be_read(
+    shard_set: Path, tmp_path: Path, damage_sample
+) -> None:
+    reader = ShardReader(damage_sample(shard_set, tmp_path, 0), "skip_and_count")
+    whole = stored_cameras(ShardReader(shard_set))
+    np.testing.assert_array_equal(stored_cameras(reader).view_matrices, whole.view_matrices)
+
+
+def test_an_evaluation_does_without_no_shape(
+    shard_set: Path, tmp_path: Path, damage_sample
+) -> None:
+    reader = ShardReader(damage_sample(shard_set, tmp_path, 4), "skip_and_count")
+    reader.read(Request(4))  # a second encounter is not recorded anew
+    with pytest.raises(CorruptSampleError, match=reader.manifest.row(4).key):
+        list(evaluation_batches(reader, SELECTION, config(shard_set), 64, 7, views=[0]))
 
 
 def test_more_points_or_views_than_stored_are_refused(shard_set: Path) -> None:
@@ -180,6 +189,8 @@ def test_more_points_or_views_than_stored_are_refused(shard_set: Path) -> None:
         batches(config(shard_set, num_points=500))
     with pytest.raises(ValueError, match=r"views=30.*20"):
         batches(config(shard_set, views=30))
+    with pytest.raises(ValueError, match=r"views_per_step=21.*20"):
+        batches(config(shard_set, views_per_step=21))
 
 
 def test_a_view_subset_is_spread_over_the_sphere(shard_set: Path) -> None:

@@ -40,6 +40,11 @@ def test_it_runs_ahead_by_no_more_than_its_depth() -> None:
     assert len(made) <= 8
 
 
+def test_a_depth_below_one_is_refused_at_once() -> None:
+    with pytest.raises(ValueError, match="depth=0"):
+        prefetch(iter([1]), 0)
+
+
 def test_closing_ends_the_thread() -> None:
     items = prefetch(count(), 2)
     next(items)

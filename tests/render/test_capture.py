@@ -148,6 +148,27 @@ def test_a_mesh_without_a_surface_is_refused_with_a_reason(letter_f):
         capture(replace(letter_f, vertices=in_line), "line", "", CONFIG)
 
 
+def test_a_sample_that_may_not_be_written_is_refused_with_a_reason(letter_f):
+    with pytest.raises(MeshError, match=r"^breaks_schema: .*source_id") as caught:
+        capture(letter_f, "", "", CONFIG)
+    assert caught.value.reason == "breaks_schema"
+
+
+@pytest.mark.parametrize(
+    ("settings", "rule"),
+    [
+        ({"num_points": 0}, "num_points 0: must be at least 1"),
+        ({"jpeg_quality": 0}, r"jpeg_quality 0: must be 1\.\.100"),
+        ({"jpeg_quality": 101}, r"jpeg_quality 101: must be 1\.\.100"),
+        ({"seed": -1}, "seed -1: must be at least 0"),
+        ({"rig": RigConfig(size_px=1025)}, "1025 px x supersampling 2: .* lower size_px"),
+    ],
+)
+def test_settings_out_of_range_are_refused(settings, rule):
+    with pytest.raises(ValueError, match=rule):
+        CaptureConfig(**settings)
+
+
 def test_the_rig_and_the_picture_size_are_the_config_s(letter_f):
     config = CaptureConfig(num_points=64, rig=RigConfig(size_px=96, fov_rad=0.8))
     sample = capture(letter_f, "small", "", config)

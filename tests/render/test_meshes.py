@@ -1,6 +1,7 @@
 import io
 import json
 import math
+import pickle
 import struct
 import zlib
 
@@ -603,7 +604,7 @@ def test_normals_of_the_file_that_make_no_sense_are_computed():
         np.testing.assert_array_equal(mend(mesh).corner_normals, computed)
 
 
-def test_a_mesh_file_finds_its_companions_beside_it_and_not_elsewhere(tmp_path):
+def test_a_mesh_file_finds_its_companions_in_its_root_and_not_elsewhere(tmp_path):
     models = tmp_path / "outer" / "models"
     (tmp_path / "outer" / "images").mkdir(parents=True)
     models.mkdir()
@@ -611,9 +612,37 @@ def test_a_mesh_file_finds_its_companions_beside_it_and_not_elsewhere(tmp_path):
     (tmp_path / "outer" / "images" / "t.png").write_bytes(png((1, 2, 3)))
     (tmp_path / "secret.png").write_bytes(png((1, 2, 3)))
     (models / "a.mtl").write_bytes(b"newmtl m\nmap_Kd ../images/t.png")
-    assert read_mesh_file(models / "a.obj").materials[0].texture is not None
-    for name in ("../../secret.png", str(tmp_path / "secret.png")):
+    outer = tmp_path / "outer"
+    assert read_mesh_file(models / "a.obj", root=outer).materials[0].texture is not None
+    assert read_mesh_file(models / "a.obj").warnings == ("missing_texture",)
+    for name in ("../../secret.png", str(tmp_path / "secret.png"), "n" * 300):
         (models / "a.mtl").write_text(f"newmtl m\nmap_Kd {name}")
-        mesh = read_mesh_file(models / "a.obj")
+        mesh = read_mesh_file(models / "a.obj", root=outer)
         assert mesh.materials[0].texture is None
         assert mesh.warnings == ("missing_texture",)
+
+
+def test_an_error_survives_pickling_and_can_be_written():
+    error = pickle.loads(pickle.dumps(MeshError("unreadable", "no \ud800")))
+    assert (error.reason, str(error)) == ("unreadable", r"unreadable: no \ud800")
+    assert str(error).encode()
+
+
+def test_a_mesh_file_that_cannot_be_read_is_refused_with_a_reason(tmp_path):
+    (tmp_path / "folder.off").mkdir()
+    (tmp_path / "link.off").symlink_to("nowhere")
+    for name in ("folder.off", "link.off", "gone.off"):
+        with pytest.raises(MeshError, match="not there, or no plain file") as caught:
+            read_mesh_file(tmp_path / name)
+        assert caught.value.reason == "unreadable"
+
+
+def test_a_mesh_file_that_the_system_refuses_is_refused_with_a_reason(tmp_path, monkeypatch):
+    def refuse(self):
+        raise PermissionError(13, "Permission denied")
+
+    (tmp_path / "a.obj").write_bytes(TRIANGLE_OBJ)
+    monkeypatch.setattr(type(tmp_path), "read_bytes", refuse)  # the tests' user may be root
+    with pytest.raises(MeshError, match="Permission denied") as caught:
+        read_mesh_file(tmp_path / "a.obj")
+    assert caught.value.reason == "unreadable"

@@ -302,6 +302,20 @@ def test_a_raster_too_large_for_exact_edges_is_refused(letter_f):
         render(letter_f, camera_at((0, 0, 3), size_px=2000), RasterizerConfig(supersampling=2))
 
 
+@pytest.mark.parametrize(
+    ("settings", "rule"),
+    [
+        ({"supersampling": 0}, "supersampling 0: must be at least 1"),
+        ({"background": (0.0, 1.1, 0.0)}, r"must be 0\.\.1"),
+        ({"background": (-0.1, 0.0, 0.0)}, r"must be 0\.\.1"),
+        ({"background": (0.0, 0.0, float("nan"))}, r"must be 0\.\.1"),
+    ],
+)
+def test_settings_out_of_range_are_refused(settings, rule):
+    with pytest.raises(ValueError, match=rule):
+        RasterizerConfig(**settings)
+
+
 def test_faces_without_area_draw_nothing(letter_f, rig):
     flat = letter_f.faces.copy()
     flat[:, 2] = flat[:, 1]

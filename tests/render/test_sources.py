@@ -1,9 +1,14 @@
 import multiprocessing
+import os
 import pickle
+import random
+import struct
+import tracemalloc
 import zipfile
 
 import pytest
 
+from picpoint.render import sources
 from picpoint.render.meshes import MeshError
 from picpoint.render.readers import MeshLimits
 from picpoint.render.sources import SourceError, SourceShape, list_shapes
@@ -98,8 +103,11 @@ def test_a_name_with_dots_stays_inside_the_source(tmp_path, make):
         ({"catalogue.csv": b"id,file\n1,a.off\n", "a.off": OFF}, "no column label, source_id"),
         ({"catalogue.csv": b"source_id,label,file\n1,x,gone.off\n"}, "names 'gone.off' as '1'"),
         ({"catalogue.csv": b"source_id,label,file\n1,x,../../etc/passwd\n"}, "not there"),
-        ({"catalogue.csv": b"source_id,label,file\n1,x\n"}, "not there"),
-        ({"catalogue.csv": b"\xff\xfe\xff"}, "give a folder or a sound .zip"),
+        ({"catalogue.csv": b"source_id,label,file\n1,x\n"}, "line 2: more or fewer cells"),
+        ({"catalogue.csv": b"label,file,source_id\nx\ny,a.off,1\n", "a.off": OFF}, "line 2: more"),
+        ({"catalogue.csv": b"file,source_id,label\na.off,1,big, red\n", "a.off": OFF}, "line 2: m"),
+        ({"catalogue.csv": b"source_id,label,file\n1," + b"x" * 200_000}, "field larger than"),
+        ({"catalogue.csv": b"\xff\xfe\xff"}, "give a sound CSV file in UTF-8"),
     ],
 )
 @BOTH
@@ -132,6 +140,141 @@ def test_a_companion_that_is_too_large_is_left_out(tmp_path):
         source = make(tmp_path, {"a/one.obj": OBJ, "a/m.mtl": b" " * 1000})
         (shape,) = list_shapes(source)
         assert shape.read_mesh(MeshLimits(max_file_bytes=999)).warnings == ("missing_material",)
+
+
+def test_a_mesh_at_the_top_reads_nothing_outside_the_source(tmp_path):
+    (tmp_path / "secret.mtl").write_bytes(b"newmtl m\nKd 0 0 1")
+    source = folder_of(tmp_path, {"one.obj": OBJ.replace(b"m.mtl", b"../secret.mtl")})
+    (shape,) = list_shapes(source)
+    assert shape.read_mesh().warnings == ("missing_material",)
+
+
+@BOTH
+def test_a_folder_beside_the_mesh_s_own_is_inside_the_source(tmp_path, make):
+    files = {
+        "a/x/models/one.obj": OBJ.replace(b"m.mtl", b"../m.mtl"),
+        "a/x/m.mtl": FILES["a/m.mtl"],
+    }
+    (shape,) = list_shapes(make(tmp_path, files))
+    assert shape.read_mesh().materials[0].diffuse == (0.0, 1.0, 0.0)
+
+
+def test_a_mesh_that_vanished_is_unreadable_and_a_source_that_vanished_is_an_error(tmp_path):
+    source = folder_of(tmp_path, FILES)
+    first, second = list_shapes(source)
+    (source / first.file).unlink()
+    with pytest.raises(MeshError) as caught:
+        first.read_mesh()
+    assert caught.value.reason == "unreadable"
+    source.rename(tmp_path / "moved")
+    with pytest.raises(SourceError, match="give a folder"):
+        second.read_mesh()
+
+
+def test_what_a_folder_holds_is_never_passed_over(tmp_path):
+    source = folder_of(tmp_path, FILES)
+    (source / "notes.link").symlink_to("nowhere")  # no mesh: as well passed over as notes.txt
+    assert len(list_shapes(source)) == 2
+    for name, target, rule in (
+        ("c", tmp_path, "a link to a folder"),
+        ("broken.off", "nowhere", "a broken link"),
+    ):
+        (source / name).symlink_to(target)
+        with pytest.raises(SourceError, match=rule):
+            list_shapes(source)
+        (source / name).unlink()
+    (source / os.fsdecode(b"\xff.off")).write_bytes(OFF)
+    with pytest.raises(SourceError, match=r"'\\udcff\.off' is not UTF-8; rename"):
+        list_shapes(source)
+
+
+def test_a_folder_that_cannot_be_listed_is_an_error(tmp_path, monkeypatch):
+    scandir = os.scandir
+
+    def refuse(folder):
+        if str(folder).endswith("/b"):
+            raise PermissionError(13, "Permission denied", str(folder))
+        return scandir(folder)
+
+    source = folder_of(tmp_path, FILES)
+    monkeypatch.setattr(os, "scandir", refuse)  # the tests' user may be root
+    with pytest.raises(SourceError, match="Permission denied; let this user read"):
+        list_shapes(source)
+
+
+@pytest.mark.parametrize("source", ["", " "])
+def test_an_empty_source_is_not_the_current_folder(tmp_path, monkeypatch, source):
+    monkeypatch.chdir(folder_of(tmp_path, FILES))
+    with pytest.raises(SourceError, match="names no folder"):
+        list_shapes(source)
+
+
+def test_a_catalogue_that_unpacks_to_a_bomb_is_refused_before_it_is_read(tmp_path, monkeypatch):
+    source = zip_of(tmp_path, FILES | {"catalogue.csv": b" " * 2**20})
+    monkeypatch.setattr(sources, "DEFAULT_LIMITS", MeshLimits(max_file_bytes=2**20 - 1))
+    with pytest.raises(SourceError, match="1048576 > 1048575 bytes"):
+        list_shapes(source)
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_LZMA])
+@pytest.mark.parametrize("damaged", ["a/one.obj", "a/m.mtl", "catalogue.csv"])
+def test_a_damaged_member_spoils_nothing_but_itself(tmp_path, method, damaged):
+    noise = b"#" + bytes(33 + byte % 90 for byte in random.Random(0).randbytes(200)) + b"\n"
+    files = {name: content + noise for name, content in FILES.items()}
+    files["catalogue.csv"] = b"source_id,label,file\n1,x,a/one.obj\n2,y,b/two.off\n"
+    path = tmp_path / "source.zip"
+    with zipfile.ZipFile(path, "w", method) as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+        info = archive.getinfo(damaged)
+    whole = path.read_bytes()
+    # After the local header and LZMA's own version, which no reader looks at.
+    start = info.header_offset + 30 + len(damaged) + 2
+    for position in range(start, start + info.compress_size - 2, 7):
+        content = bytearray(whole)
+        content[position] ^= 0xFF
+        path.write_bytes(content)
+        if damaged == "catalogue.csv":
+            with pytest.raises(SourceError, match=r"catalogue\.csv cannot be read"):
+                list_shapes(path)
+            continue
+        first, second = list_shapes(path)
+        assert len(second.read_mesh().faces) == 1
+        if damaged == "a/m.mtl":
+            assert first.read_mesh().warnings == ("missing_material",)
+            continue
+        with pytest.raises(MeshError) as caught:
+            first.read_mesh()
+        assert caught.value.reason == "unreadable"
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_a_member_that_claims_to_be_small_is_not_unpacked_further(tmp_path, method):
+    path, num_bytes = tmp_path / "source.zip", 128 * 2**20
+    with zipfile.ZipFile(path, "w", method) as archive:
+        archive.writestr("a.off", bytes(num_bytes))
+    content = path.read_bytes().replace(struct.pack("<I", num_bytes), struct.pack("<I", 100))
+    path.write_bytes(content)
+    (shape,) = list_shapes(path)
+    tracemalloc.start()
+    with pytest.raises(MeshError) as caught:
+        shape.read_mesh()
+    _, peak_bytes = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert caught.value.reason == "unreadable"
+    assert peak_bytes < num_bytes
+
+
+def test_an_encrypted_member_is_unreadable(tmp_path):
+    path = zip_of(tmp_path, {"a.off": OFF})
+    content = bytearray(path.read_bytes())
+    for signature, flags in ((b"PK\3\4", 6), (b"PK\1\2", 8)):
+        content[content.index(signature) + flags] |= 1
+    path.write_bytes(content)
+    (shape,) = list_shapes(path)
+    with pytest.raises(MeshError, match="encrypted") as caught:
+        shape.read_mesh()
+    assert caught.value.reason == "unreadable"
 
 
 def test_a_damaged_member_is_unreadable(tmp_path):

@@ -1,69 +1,20 @@
-"""Small real samples and sets: 61 points, 3 views of 16 px, 3 shards of 4 samples."""
+"""Fixtures of small samples and sets; see small_sets.py."""
 
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 from hypothesis import settings
+from small_sets import make_sample, make_set
 
-from shards.codec import encode_picture
-from shards.manifest import Manifest, Reject, publish_manifest, shard_name
-from shards.schema import Sample, SampleMeta
-from shards.store import LocalStore
-from shards.writer import write_shard
+from shards.manifest import Manifest
+from shards.schema import Sample
 
 # On a busy machine one example may take long; that says nothing of the code.
 settings.register_profile("no_deadline", deadline=None)
 settings.load_profile("no_deadline")
 
-NUM_POINTS = 61  # not a multiple of 8: the last byte of a visibility row has spare bits
-NUM_VIEWS = 3
-SIZE_PX = 16
 SamplesOf = Callable[[range], list[Sample]]
-
-
-def make_sample(number: int) -> Sample:
-    rng = np.random.default_rng(number)
-    directions = rng.normal(size=(NUM_POINTS, 3))
-    directions /= np.linalg.norm(directions, axis=1, keepdims=True)
-    matrices = rng.normal(size=(2, NUM_VIEWS, 4, 4)).astype(np.float32)
-    return Sample(
-        points=(directions * rng.uniform(0, 1, (NUM_POINTS, 1))).astype(np.float16),
-        normals=directions.astype(np.float16),
-        colors=rng.integers(0, 256, (NUM_POINTS, 3), dtype=np.uint8),
-        view_matrices=matrices[0],
-        projection_matrices=matrices[1],
-        visibility=np.packbits(rng.random((NUM_VIEWS, NUM_POINTS)) < 0.5, axis=1),
-        pictures={
-            view: encode_picture(rng.integers(0, 256, (SIZE_PX, SIZE_PX, 3), dtype=np.uint8))
-            for view in range(NUM_VIEWS)
-        },
-        meta=SampleMeta(
-            source_id=f"set/shape-{number}",
-            label=("chair", "table")[number % 2],
-            size_px=SIZE_PX,
-            rig="ring",
-            seed=number,
-            center=(0.5, -1.0, 2.0),
-            scale=0.25,
-            num_faces=12,
-            warnings=("flipped_faces",) if number % 2 else (),
-        ),
-    )
-
-
-def make_set(folder: Path, num_shards: int = 3, per_shard: int = 4) -> Manifest:
-    store = LocalStore(folder)
-    infos = [
-        write_shard(
-            store,
-            shard_name(shard),
-            [make_sample(shard * per_shard + number) for number in range(per_shard)],
-        )
-        for shard in range(num_shards)
-    ]
-    return publish_manifest(store, infos, [Reject("set/broken", "no_faces", "it has no faces")])
 
 
 @pytest.fixture

@@ -1,6 +1,8 @@
 import hashlib
 import json
 import pickle
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -111,7 +113,7 @@ def test_an_interrupted_publish_leaves_no_set(tmp_path, samples_of, monkeypatch,
 def test_a_missing_folder_is_told_apart_from_a_set_that_is_not_whole(tmp_path):
     with pytest.raises(NotFoundInStoreError, match="no such folder"):
         load_manifest(tmp_path / "nowhere")
-    with pytest.raises(NotWholeError, match="run it again"):
+    with pytest.raises(NotWholeError, match="run the same rendering again"):
         load_manifest(tmp_path)
 
 
@@ -157,6 +159,45 @@ def test_what_is_no_manifest_is_refused(shard_set, content):
     (Path(shard_set.url) / "manifest.json").write_bytes(content)
     with pytest.raises(ManifestError, match="is no manifest"):
         load_manifest(shard_set.url)
+
+
+@pytest.mark.parametrize("digest", [1, None, [], {}])
+@pytest.mark.parametrize("which", ["one", "all"])
+def test_digests_that_are_no_text_are_refused(shard_set, digest, which):
+    def change(record):
+        if which == "all":
+            record["sha256"] = digest
+        else:
+            record["sha256"]["manifest/samples.parquet"] = digest
+
+    _edit(shard_set, change)
+    with pytest.raises(ManifestError):
+        load_manifest(shard_set.url)
+
+
+def test_a_list_of_tables_without_digests_is_refused(shard_set):
+    _edit(shard_set, lambda record: record.update(sha256=list(record["sha256"])))
+    with pytest.raises(ManifestError, match="is no manifest"):
+        load_manifest(shard_set.url)
+
+
+def test_reading_and_publishing_a_manifest_starts_no_thread(tmp_path, shard_set):
+    """A thread of Arrow's that lives at the interpreter's end may abort the process."""
+    code = """
+import sys
+from pathlib import Path
+from shards.manifest import load_manifest, publish_manifest
+from shards.store import LocalStore
+
+def num_threads():
+    return [line for line in Path("/proc/self/status").open() if line.startswith("Threads:")]
+
+before = num_threads()
+manifest = load_manifest(sys.argv[1])
+publish_manifest(LocalStore(Path(sys.argv[2])), manifest.shards, manifest.rejects)
+assert num_threads() == before, (before, num_threads())
+"""
+    subprocess.run([sys.executable, "-c", code, shard_set.url, tmp_path / "copy"], check=True)
 
 
 def test_a_table_swapped_for_another_is_refused(shard_set):

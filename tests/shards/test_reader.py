@@ -106,6 +106,15 @@ def test_skip_and_count_counts_and_names_and_reads_all_the_rest(shard_set):
     assert view_member(1) in reader.corrupt[1].detail
 
 
+def test_a_sample_that_is_asked_for_again_is_counted_once(shard_set):
+    _flip(shard_set, 3, POINTS, 130)
+    reader = ShardReader(shard_set, on_corrupt="skip_and_count")
+    for _ in range(3):
+        assert reader.read(Request(3, (0,))) is None
+        assert list(reader.stream([Request(3), Request(3, (1,))])) == [None, None]
+    assert [each.sample_index for each in reader.corrupt] == [3]
+
+
 def test_a_sample_that_belongs_elsewhere_is_caught(tmp_path, make_set_in):
     """Right checksums, wrong shard: the file of another set lies under this set's name."""
     one = make_set_in(tmp_path / "one", num_shards=2)

@@ -5,13 +5,14 @@ import stat
 import subprocess
 import sys
 import textwrap
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Barrier
 
 import pytest
 
-from shards.errors import AlreadyInStoreError, NotFoundInStoreError, StoreError
+from shards.errors import AlreadyInStoreError, NotFoundInStoreError, StoreError, UrlError
 from shards.local import explained_disk
 from shards.store import (
     LocalStore,
@@ -158,6 +159,18 @@ def test_a_writer_that_is_killed_leaves_nothing_that_is_listed(tmp_path):
     assert store.list_names() == ["a"]
 
 
+def test_what_a_killed_writer_left_is_swept_by_a_later_one_after_a_day(tmp_path):
+    now = time.time()
+    for name, age_h in ((".part-dead", 25), (".part-busy", 23), ("kept.tar", 99)):
+        (tmp_path / name).write_bytes(b"")
+        os.utime(tmp_path / name, (now - 3600 * age_h,) * 2)
+    (tmp_path / ".part-folder").mkdir()
+    os.utime(tmp_path / ".part-folder", (0, 0))
+    with LocalStore(tmp_path).scratch() as scratch:
+        there = {path.name for path in tmp_path.iterdir()}
+    assert there == {".part-busy", ".part-folder", "kept.tar", scratch.name}
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
 def test_a_folder_that_may_not_be_written_is_told_as_such(tmp_path):
     tmp_path.chmod(stat.S_IRUSR | stat.S_IXUSR)
@@ -177,5 +190,11 @@ def test_urls_choose_the_store(tmp_path, monkeypatch):
     assert open_store(f"file://{tmp_path}") == LocalStore(tmp_path)
     assert open_store("s3://bucket/prefix/").url == "s3://bucket/prefix"
     assert pickle.loads(pickle.dumps(open_store("s3://bucket/prefix"))).url == "s3://bucket/prefix"
-    with pytest.raises(StoreError, match="unknown scheme 'ftp'"):
+    with pytest.raises(UrlError, match="unknown scheme 'ftp'"):
         open_store("ftp://host/folder")
+
+
+@pytest.mark.parametrize("url", ["", " ", "file://", "s3://"])
+def test_a_url_that_names_no_place_is_not_the_current_folder(url):
+    with pytest.raises(UrlError, match="names no folder or bucket"):
+        open_store(url)

@@ -1,11 +1,12 @@
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from shards.__main__ import main
-from shards.errors import ShardError
+from shards.errors import MEND_MANIFEST, MEND_SHARD, ShardError
 from shards.manifest import load_manifest, publish_manifest, shard_name
 from shards.store import LocalStore
 from shards.verify import EXIT_DAMAGED, EXIT_MISSING, EXIT_WHOLE, inspect, stats, verify
@@ -103,6 +104,51 @@ def test_a_missing_shard_a_missing_table_and_a_missing_set_are_told_apart_from_d
     for command in ("verify", "stats", "inspect"):
         assert main([command, str(tmp_path / "nowhere")]) == EXIT_MISSING
     assert "no such folder; check the path" in capsys.readouterr().err
+
+
+def test_what_a_remedy_says_mends_the_set(shard_set, samples_of):
+    """`remove it, then run the same rendering again`, for every file of the set."""
+    root = Path(shard_set.url)
+    for name in [shard_name(1), "manifest.json", *LocalStore(root).list_names("manifest")]:
+        _flip(root / name, 500 if name.endswith(".tar") else 8)
+        (finding,) = verify(root).findings
+        if finding.name == shard_name(1):
+            assert MEND_SHARD in finding.detail
+            (root / name).unlink()
+        else:
+            assert MEND_MANIFEST in finding.detail
+            shutil.rmtree(root / "manifest")
+            (root / "manifest.json").unlink()
+        infos = [
+            write_shard(LocalStore(root), shard_name(number), samples_of(range(start, start + 4)))
+            for number, start in enumerate((0, 4, 8))
+        ]
+        publish_manifest(root, infos, shard_set.rejects)
+        assert verify(root).findings == ()
+
+
+def test_exit_codes_are_those_of_the_command_line(shard_set, tmp_path, monkeypatch, capsys):
+    url = shard_set.url
+    assert main(["verify", url]) == 0
+    assert main(["--help"]) == 0
+    for wrong in ([], ["verify"], ["guess", url], ["verify", url, "--key", "k"]):
+        assert main(wrong) == 2
+    for command in ("verify", "stats", "inspect"):
+        assert main([command, "ftp://host/folder"]) == 2
+        assert main([command, ""]) == 2
+        assert main([command, str(tmp_path / "nowhere")]) == 3
+        assert main([command, str(tmp_path)]) == 3  # no manifest
+    assert main(["inspect", url, "--key", "set/shape-99"]) == 3
+    assert "no sample of this key" in capsys.readouterr().err
+    (tmp_path / "file").write_bytes(b"")
+    for command in ("verify", "stats", "inspect"):
+        assert main([command, str(tmp_path / "file")]) == 5
+    _flip(Path(url) / shard_set.shard_of(5).name, shard_set.row(5).members[3].offset)
+    assert main(["verify", url]) == 4
+    assert main(["inspect", url, "--key", "set/shape-5"]) == 4
+    _flip(Path(url) / "manifest.json", 100)
+    for command in ("verify", "stats", "inspect"):
+        assert main([command, url]) == 4
 
 
 def test_damage_weighs_more_than_what_is_missing(shard_set):

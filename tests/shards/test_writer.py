@@ -1,5 +1,6 @@
 import hashlib
 import importlib.util
+import os
 import subprocess
 import sys
 import tarfile
@@ -107,7 +108,7 @@ def test_writing_a_shard_again_succeeds_and_another_one_of_its_name_fails(tmp_pa
 
 
 def _race(folder: Path, size: int) -> int:
-    from conftest import make_sample
+    from small_sets import make_sample
 
     try:
         samples = (make_sample(number) for number in range(size))
@@ -141,6 +142,46 @@ def test_a_failure_while_samples_are_made_publishes_nothing(tmp_path, sample):
     with pytest.raises(RuntimeError, match="the renderer died"):
         write_shard(LocalStore(tmp_path), "s.tar", failing())
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_error_of_the_samples_own_is_not_the_disk_s(tmp_path, sample):
+    def failing():
+        yield sample
+        raise FileNotFoundError(2, "No such file", "mesh.obj")
+
+    with pytest.raises(FileNotFoundError, match=r"mesh\.obj"):
+        write_shard(LocalStore(tmp_path), "s.tar", failing())
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("limit", [0, 700, 20_000])
+def test_a_disk_that_fills_up_is_told_with_the_remedy(tmp_path, limit):
+    # The kernel refuses bytes past the largest file size as it does on a full disk.
+    code = """
+import resource, sys
+from pathlib import Path
+from small_sets import make_sample
+from shards.errors import StoreError
+from shards.store import LocalStore
+from shards.writer import write_shard
+
+samples = [make_sample(number) for number in range(8)]
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), int(sys.argv[2])))
+try:
+    write_shard(LocalStore(Path(sys.argv[1])), "s.tar", samples)
+except StoreError as error:
+    print(error)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code, tmp_path / "set", str(limit)],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parent)},
+    )
+    assert done.stdout.startswith(f"cannot write {tmp_path}/set/.part-")
+    assert "nothing was published; free some space" in done.stdout
+    assert list((tmp_path / "set").iterdir()) == []
 
 
 def test_what_cannot_be_a_shard_is_refused(tmp_path, sample):

@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import logging
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 import picpoint.train.pretrain as loop
 from picpoint.data.split import held_out
 from picpoint.train.checkpoint import CheckpointError, newest_checkpoint
+from picpoint.train.collapse import EmbeddingHealth
 from picpoint.train.pretrain import STOP_FILE, NonFiniteLossError
 from picpoint.train.settings import PretrainConfig
 from shards.reader import ShardReader
@@ -32,11 +34,13 @@ def test_training_lowers_the_loss(train) -> None:
     assert last < 0.9 * first
 
 
-def test_ten_steps_are_five_a_restart_and_five_bit_for_bit(train, tmp_path) -> None:
-    # 15 training shapes in batches of 4 make 3 steps an epoch: the cut is inside an epoch.
-    train("whole", epochs=4, checkpoint_every=5)
-    train("cut", epochs=4, checkpoint_every=5, steps=5)
-    resumed = train("cut", epochs=4, checkpoint_every=5, resume=True)
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_ten_steps_are_five_a_restart_and_five_bit_for_bit(train, tmp_path, precision) -> None:
+    # 14 training shapes in batches of 4 make 3 steps an epoch: the cut is inside an epoch.
+    settings = {"precision": precision, "epochs": 4, "checkpoint_every": 5}
+    train("whole", **settings)
+    train("cut", **settings, steps=5)
+    resumed = train("cut", **settings, resume=True)
     assert resumed[0].step == 6
     assert_same_weights(tmp_path / "whole", tmp_path / "cut")
 
@@ -109,11 +113,69 @@ def test_a_loss_that_is_no_number_stops_before_the_update(train, tmp_path, monke
         return dataclasses.replace(terms, total=terms.total * float("nan"))
 
     monkeypatch.setattr(loop, "pretraining_loss", poisoned)
-    with pytest.raises(NonFiniteLossError, match="step 3"):
+    with pytest.raises(NonFiniteLossError, match="the loss is nan at step 3") as raised:
         train("run", resume=True)
+    assert "\n" not in str(raised.value)
     assert all(
         torch.equal(before[name], value) for name, value in weights(tmp_path / "run").items()
     )
+
+
+def test_a_gradient_that_is_no_number_stops_before_the_update(train, monkeypatch) -> None:
+    """The loss is finite: the root of nothing has an infinite slope."""
+    real, steps = loop.pretraining_loss, []
+
+    def poisoned(*arguments):
+        terms = real(*arguments)
+        nothing = (terms.total - terms.total.detach()).abs().sqrt()
+        return dataclasses.replace(terms, total=terms.total + nothing)
+
+    monkeypatch.setattr(loop, "pretraining_loss", poisoned)
+    monkeypatch.setattr(torch.optim.AdamW, "step", lambda self: steps.append(self))
+    with pytest.raises(NonFiniteLossError, match="the gradient norm is nan at step 0"):
+        train("run")
+    assert not steps
+
+
+def test_a_collapse_is_warned_of_once(train, monkeypatch, caplog) -> None:
+    collapsed = EmbeddingHealth(num_shapes=8, alignment=0.0, uniformity=0.0, effective_rank=1.2)
+    monkeypatch.setattr(loop, "measure_embeddings", lambda *arguments: collapsed)
+    with caplog.at_level(logging.WARNING):
+        reports = train("run", epochs=2)
+    assert len(reports) > 2
+    assert [report.effective_rank for report in reports] == [1.2] * len(reports)
+    assert len([r for r in caplog.records if "embeddings are collapsing" in r.message]) == 1
+
+
+def test_skipped_samples_are_reported(train, tiny_config, tmp_path, damage_sample) -> None:
+    shards = damage_sample(Path(tiny_config.data.shards), tmp_path, first_trained(tiny_config))
+    data = dataclasses.replace(tiny_config.data, shards=str(shards), on_corrupt="skip_and_count")
+    reports = train("run", data=data)
+    counts = [report.num_corrupt for report in reports]
+    assert counts == sorted(counts)
+    # 4 epochs of 12 of 14 shapes each: the damaged one is in most of them.
+    assert 1 <= counts[-1] <= 4
+
+
+def first_trained(config: PretrainConfig) -> int:
+    manifest = ShardReader(config.data.shards).manifest
+    return int((~held_out(manifest.keys, manifest.labels, config.data.holdout)).argmax())
+
+
+def test_a_checkpoint_of_another_network_is_refused_in_one_line(train, monkeypatch) -> None:
+    """The settings are the same and the code is not."""
+    train("run", steps=3)
+    real = loop.initial_state
+
+    def other(*arguments):
+        state = real(*arguments)
+        state.model.register_buffer("novelty", torch.zeros(1))
+        return state
+
+    monkeypatch.setattr(loop, "initial_state", other)
+    with pytest.raises(CheckpointError, match="another version") as raised:
+        train("run", resume=True)
+    assert "\n" not in str(raised.value)
 
 
 def test_more_shapes_a_batch_than_there_are_is_refused(train) -> None:
@@ -129,3 +191,5 @@ def test_reports_are_of_the_run(train, tiny_config: PretrainConfig) -> None:
     assert reports[-1].lr < 0.05 * tiny_config.optim.lr
     assert all(report.grad_norm > 0 and 0 <= report.data_wait <= 1 for report in reports)
     assert all(1 <= report.effective_rank <= 4.001 for report in reports)
+    assert all(-8.001 <= report.uniformity <= 0 <= report.alignment for report in reports)
+    assert all(report.num_corrupt == 0 for report in reports)

@@ -24,6 +24,25 @@ def test_building_a_model_leaves_the_global_generator_alone(tiny_config: Pretrai
     assert torch.equal(torch.get_rng_state(), before)
 
 
+def test_building_a_model_seeds_no_accelerator(
+    tiny_config: PretrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def seeded(seed: int) -> None:
+        pytest.fail(f"the generators of CUDA were set to {seed}")
+
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", seeded)
+    fresh(tiny_config)
+
+
+def test_the_default_device_does_not_change_the_initial_weights(
+    tiny_config: PretrainConfig,
+) -> None:
+    expected = fresh(tiny_config).model.state_dict()
+    with torch.device("meta"):
+        found = fresh(tiny_config).model.state_dict()
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
 def test_a_state_that_lacks_a_tensor_is_refused(tiny_config: PretrainConfig) -> None:
     state = fresh(tiny_config)
     stored = state.state_dict()

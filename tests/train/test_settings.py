@@ -1,0 +1,78 @@
+import dataclasses
+
+import pytest
+
+from picpoint.data.augment import AugmentConfig
+from picpoint.data.pairs import DataConfig
+from picpoint.train.settings import PretrainConfig
+from picpoint.train.state import OptimConfig
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"epochs": 0}, "epochs=0"),
+        ({"log_every": 0}, "log_every=0"),
+        ({"checkpoint_every": 0}, "checkpoint_every=0"),
+        ({"keep_checkpoints": 0}, "keep_checkpoints=0"),
+        ({"global_batch": 0}, "global_batch=0"),
+        ({"ghost_batch": 0}, "ghost_batch=0"),
+        ({"global_batch": 5}, "global_batch=5.*multiple of ghost_batch=2"),
+    ],
+)
+def test_a_run_out_of_bounds_is_refused(
+    tiny_config: PretrainConfig, changes: dict[str, int], told: str
+) -> None:
+    with pytest.raises(ValueError, match=told):
+        dataclasses.replace(tiny_config, **changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"num_points": 0}, "data.num_points=0"),
+        ({"correspondences": 0}, "data.correspondences=0"),
+        ({"views_per_step": 0}, "data.views_per_step=0"),
+        ({"views": -1}, "data.views=-1"),
+        ({"views": 2, "views_per_step": 3}, "data.views_per_step=3.*data.views=2"),
+        ({"read_ahead": 0}, "data.read_ahead=0"),
+    ],
+)
+def test_data_out_of_bounds_are_refused(changes: dict[str, int], told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        DataConfig("shards", **changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"scale_min": 0.0}, "scale_min=0.0"),
+        ({"scale_min": 1.5}, "scale_min=1.5, data.augment.scale_max=1.2"),
+        ({"shift": -0.1}, "shift=-0.1"),
+        ({"jitter": -0.1}, "jitter=-0.1"),
+        ({"shift": float("nan")}, "shift=nan"),
+    ],
+)
+def test_augmentation_out_of_bounds_is_refused(changes: dict[str, float], told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        AugmentConfig(**changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"lr": 0.0}, "optim.lr=0.0"),
+        ({"lr": float("nan")}, "optim.lr=nan"),
+        ({"weight_decay": -1.0}, "optim.weight_decay=-1.0"),
+        ({"warmup_fraction": 1.0}, "optim.warmup_fraction=1.0"),
+        ({"warmup_fraction": -0.1}, "optim.warmup_fraction=-0.1"),
+    ],
+)
+def test_an_optimiser_out_of_bounds_is_refused(changes: dict[str, float], told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        OptimConfig(**changes)
+
+
+def test_other_views_than_there_are_asked_for_at_once_are_allowed() -> None:
+    assert DataConfig("shards", views=0, views_per_step=4).views_per_step == 4
+    assert DataConfig("shards", views=4, views_per_step=4).views == 4
