@@ -34,6 +34,10 @@ from shards.schema import Sample
 logger = logging.getLogger(__name__)
 
 
+class NotStoredError(ValueError):
+    """A config asks for more than the shard set holds; the message names key and remedy."""
+
+
 @dataclass(frozen=True, slots=True)
 class DataConfig:
     """What a training step reads of each shape.
@@ -114,12 +118,12 @@ def training_batches(
 
     Raises:
         ShardError: a sample is corrupt and `config.on_corrupt` is `fail`.
-        ValueError: more views or points are asked for than are stored.
+        NotStoredError: more views or points are asked for than are stored.
     """
     cameras = stored_cameras(reader)
     usable_views = spread_views(cameras, config.views)
     if config.views_per_step > len(usable_views):
-        raise ValueError(
+        raise NotStoredError(
             f"data.views_per_step={config.views_per_step}: only {len(usable_views)} views were "
             f"rendered; ask for at most {len(usable_views)}, or render a larger rig"
         )
@@ -185,11 +189,11 @@ def spread_views(cameras: Cameras, count: int) -> Int64[np.ndarray, " V"]:
     """Choose `count` views whose camera centres are far apart; all views for 0.
 
     Raises:
-        ValueError: more views are asked for than were rendered.
+        NotStoredError: more views are asked for than were rendered.
     """
     stored = len(cameras.view_matrices)
     if count > stored:
-        raise ValueError(
+        raise NotStoredError(
             f"data.views={count}: only {stored} views were rendered; ask for at most {stored}, "
             "or render a larger rig"
         )
@@ -253,7 +257,7 @@ def _choose_points(
 ) -> tuple[Float32[np.ndarray, "N 3"], Bool[np.ndarray, "V N"]]:
     """Take `num_points` of the stored points, in farthest-point order, and who sees them."""
     if config.num_points > sample.num_points:
-        raise ValueError(
+        raise NotStoredError(
             f"data.num_points={config.num_points}: sample {sample.key} holds "
             f"{sample.num_points}; ask for fewer, or render with more points"
         )

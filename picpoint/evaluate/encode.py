@@ -162,7 +162,7 @@ def _read_shapes(
 
 
 def _whole_ghosts(
-    held_out: Bool[np.ndarray, " n"], ghost_batch: int, seed: int = 0
+    held_out: Bool[np.ndarray, " n"], ghost_batch: int, seed: int
 ) -> Int64[np.ndarray, " m"]:
     """Deal as many pre-training shapes as fill whole ghost batches.
 

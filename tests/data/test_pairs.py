@@ -10,6 +10,7 @@ from picpoint.batch import PairBatch
 from picpoint.data.augment import UNMOVED, AugmentConfig
 from picpoint.data.pairs import (
     DataConfig,
+    NotStoredError,
     evaluation_batches,
     spread_views,
     stored_cameras,
@@ -185,9 +186,9 @@ def test_an_evaluation_does_without_no_shape(
 
 
 def test_more_points_or_views_than_stored_are_refused(shard_set: Path) -> None:
-    with pytest.raises(ValueError, match=r"num_points=500.*96"):
+    with pytest.raises(NotStoredError, match=r"num_points=500.*96"):
         batches(config(shard_set, num_points=500))
-    with pytest.raises(ValueError, match=r"views=30.*20"):
+    with pytest.raises(NotStoredError, match=r"views=30.*20"):
         batches(config(shard_set, views=30))
     with pytest.raises(ValueError, match=r"views_per_step=21.*20"):
         batches(config(shard_set, views_per_step=21))
