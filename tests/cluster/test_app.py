@@ -10,23 +10,12 @@ import time
 from pathlib import Path
 
 import pytest
+from tiny_run import TINY_RUN
 
 from cluster.app import main
 from picpoint.train.checkpoint import newest_checkpoint
 
-TINY = [
-    "runtime=local",
-    "data.num_points=48",
-    "data.correspondences=8",
-    "point_encoder.widths=[8,8,8,16]",
-    "point_encoder.pooled_width=16",
-    "point_encoder.num_neighbours=4",
-    "image_encoder.input_px=64",
-    "heads.latent_width=16",
-    "heads.hidden_width=16",
-    "global_batch=4",
-    "ghost_batch=2",
-]
+TINY = [*TINY_RUN, "global_batch=4", "ghost_batch=2"]
 
 
 def complaint(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:

@@ -27,11 +27,13 @@ def test_building_a_model_leaves_the_global_generator_alone(tiny_config: Pretrai
 def test_building_a_model_seeds_no_accelerator(
     tiny_config: PretrainConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def seeded(seed: int) -> None:
-        pytest.fail(f"the generators of CUDA were set to {seed}")
-
-    monkeypatch.setattr(torch.cuda, "manual_seed_all", seeded)
+    seeds: list[int] = []
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", seeds.append)
+    torch.manual_seed(0)
+    assert seeds, "the spy sees what seeds an accelerator"
+    seeds.clear()
     fresh(tiny_config)
+    assert not seeds
 
 
 def test_the_default_device_does_not_change_the_initial_weights(
