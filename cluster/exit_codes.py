@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from cluster.compose import ConfigError
-from cluster.pool import WorkerDiedError
+from cluster.fleet import WorkerDiedError
 from cluster.record import RunExistsError
 from picpoint.data.pairs import NotStoredError
 from picpoint.encoders.image_weights import MissingWeightsError

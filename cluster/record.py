@@ -7,12 +7,14 @@ import platform
 import subprocess
 import time
 from collections.abc import Collection
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
 
-from picpoint.publish import publish_text
+from shards.errors import AlreadyInStoreError, NotFoundInStoreError
+from shards.store import open_store, put_once
 
 _PACKAGES = ("picpoint", "torch", "torchvision", "ray", "numpy", "numba", "webdataset", "pyarrow")
 
@@ -26,23 +28,27 @@ class Stage:
     """One job's record in a folder: `NAME.yaml` when it starts, `NAME.done.json` when it is done.
 
     Attributes:
+        out: folder or URL of the job's results.
+        job_name: names the record.
+        started: time.perf_counter() then.
         kept: the job was done here before, with the same settings, from the same inputs.
     """
 
-    record: Path
-    inputs: str
+    out: str
+    job_name: str
     started: float
     kept: bool
 
     def finish(self) -> None:
-        """Note that the job is done, and how long it took."""
+        """Note that the job is done, and how long it took; who did it before is left standing."""
         done = {
             "seconds": time.perf_counter() - self.started,
-            "inputs": self.inputs,
             "commit": commit(),
             "versions": versions(),
         }
-        publish_text(json.dumps(done, indent=1), _done_file(self.record))
+        with suppress(AlreadyInStoreError):
+            name = _done_file(self.job_name)
+            open_store(self.out).put_new(name, json.dumps(done, indent=1).encode())
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +65,7 @@ def keep_or_start(
     """Write the settings of a job into its folder, or find that it was done there before.
 
     Args:
-        out: local folder of the job's results.
+        out: folder or URL of the job's results.
         job_name: names the record.
         job: the job's dataclass.
         inputs: digest of what the job reads.
@@ -67,36 +73,38 @@ def keep_or_start(
 
     Raises:
         RunExistsError: the folder holds the same job with other settings or from other inputs.
+        StoreError: the folder cannot be read or written.
     """
+    store = open_store(out)
     settings = {key: value for key, value in plain(job).items() if key not in moot}
-    config = yaml.safe_dump(settings, sort_keys=False)
-    record = Path(out) / f"{job_name}.yaml"
-    before = json.loads(_done_file(record).read_text()) if _done_file(record).exists() else None
-    if record.exists() and record.read_text() != config:
-        raise RunExistsError(f"{record} was made with other settings; {_remedy(out)}")
-    if before is not None and before["inputs"] != inputs:
-        raise RunExistsError(f"{record} was made from other inputs than now; {_remedy(out)}")
+    first_line = f"# inputs {inputs}\n"
+    config = first_line + yaml.safe_dump(settings, sort_keys=False)
+    record = f"{job_name}.yaml"
+    try:
+        put_once(store, record, config.encode())
+    except AlreadyInStoreError as error:
+        is_other_source = not store.get(record).startswith(first_line.encode())
+        other = "from other inputs than now" if is_other_source else "with other settings"
+        raise RunExistsError(
+            f"{out}/{record} was made {other}; set them back, choose another `out`, or remove {out}"
+        ) from error
+    before = done_stage(out, job_name)
     if before is not None:
-        print(f"kept: {job_name} in {out}, done at commit {before['commit']}", flush=True)
-    publish_text(config, record)
-    return Stage(record, inputs, started=time.perf_counter(), kept=before is not None)
+        print(f"kept: {job_name} in {out}, done at commit {before.commit}", flush=True)
+    return Stage(out, job_name, started=time.perf_counter(), kept=before is not None)
 
 
-def done_stage(out: str | Path, job_name: str) -> DoneStage | None:
+def done_stage(out: str, job_name: str) -> DoneStage | None:
     """Give what is known of a finished job; None where it did not finish in this folder."""
-    path = _done_file(Path(out) / f"{job_name}.yaml")
-    if not path.exists():
+    try:
+        done = json.loads(open_store(out).get(_done_file(job_name)))
+    except NotFoundInStoreError:
         return None
-    done = json.loads(path.read_text())
     return DoneStage(seconds=done["seconds"], commit=done["commit"])
 
 
-def _remedy(out: str) -> str:
-    return f"set them back, choose another `out`, or remove {out}"
-
-
-def _done_file(record: Path) -> Path:
-    return record.with_suffix(".done.json")
+def _done_file(job_name: str) -> str:
+    return f"{job_name}.done.json"
 
 
 def plain(job: object) -> dict[str, object]:

@@ -5,6 +5,7 @@ Columns, not objects: a million samples are a few arrays, and a slice of them co
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 from jaxtyping import Int32, Int64, UInt16, UInt32
@@ -147,24 +148,86 @@ def columns_of(rows: Sequence[SampleRow]) -> SampleColumns:
     )
 
 
+def join_columns(parts: Sequence[SampleColumns]) -> SampleColumns:
+    """Put the columns of several shards one after another; a single part is given back as it is."""
+    if len(parts) == 1:
+        return parts[0]
+    member_names = tuple(sorted({name for part in parts for name in part.member_names}))
+    codes = {name: code for code, name in enumerate(member_names)}
+    recoded = [
+        np.array([codes[name] for name in part.member_names], np.uint16)[part.name_code]
+        for part in parts
+        if len(part.name_code)
+    ]
+    members_before = np.cumsum([0, *(int(part.first_member[-1]) for part in parts)])
+    starts = [
+        part.first_member[:-1] + before for part, before in zip(parts, members_before, strict=False)
+    ]
+    return SampleColumns(
+        keys=tuple(chain.from_iterable(part.keys for part in parts)),
+        source_ids=tuple(chain.from_iterable(part.source_ids for part in parts)),
+        labels=tuple(chain.from_iterable(part.labels for part in parts)),
+        num_points=_joined([part.num_points for part in parts], np.int32),
+        num_views=_joined([part.num_views for part in parts], np.int32),
+        first_member=_joined([*starts, members_before[-1:]], np.int64),
+        member_names=member_names,
+        name_code=_joined(recoded, np.uint16),
+        offset=_joined([part.offset for part in parts], np.int64),
+        length=_joined([part.length for part in parts], np.int64),
+        crc32=_joined([part.crc32 for part in parts], np.uint32),
+    )
+
+
+def _joined(arrays: Sequence[np.ndarray], dtype: type[np.generic]) -> np.ndarray:
+    return np.concatenate(arrays, dtype=dtype) if arrays else np.zeros(0, dtype)
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class ShardInfo:
-    """One tar, and the samples in it, in the order in which they lie.
+    """One tar, the samples in it, in the order in which they lie, and what should have been in it.
 
     Attributes:
         name: relative to the set's folder.
-        sha256: of the whole file, in hexadecimal.
+        num_bytes: of the whole file; 0 where there is none, because every shape was rejected.
+        sha256: of the whole file, in hexadecimal; "" where there is none.
+        samples: what lies in it.
+        rejects: shapes that were to be in it, and why they are not.
     """
 
     name: str
     num_bytes: int
     sha256: str
     samples: SampleColumns
+    rejects: tuple[Reject, ...] = ()
 
     @property
     def num_samples(self) -> int:
         """How many samples the tar holds."""
         return len(self.samples)
+
+
+@dataclass(frozen=True, slots=True)
+class ShardEntry:
+    """What the manifest says of one shard without its samples: small, however large the shard.
+
+    Attributes:
+        name: relative to the set's folder; num_bytes and sha256 as in ShardInfo.
+        num_samples: how many samples the tar holds.
+        part_sha256: of the shard's own Parquet file, in hexadecimal.
+        rejects: as in ShardInfo.
+    """
+
+    name: str
+    num_bytes: int
+    num_samples: int
+    sha256: str
+    part_sha256: str
+    rejects: tuple[Reject, ...]
+
+
+def empty_shard(name: str, rejects: Sequence[Reject]) -> ShardInfo:
+    """Tell of a shard that was never written, because each of its shapes was rejected."""
+    return ShardInfo(name, 0, "", columns_of(()), tuple(rejects))
 
 
 def shard_name(number: int) -> str:

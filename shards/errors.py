@@ -13,6 +13,10 @@ class StoreError(ShardError):
     """The folder or bucket refused: it is missing, full, or not ours to touch."""
 
 
+class TransientStoreError(StoreError):
+    """The network or the server failed in passing, and went on failing while it was tried again."""
+
+
 class UrlError(StoreError, ValueError):
     """A URL that names no store."""
 

@@ -1,6 +1,7 @@
 """How does a local folder keep what was published? Written beside, forced to disk, then linked."""
 
 import errno
+import hashlib
 import os
 import tempfile
 import time
@@ -55,6 +56,11 @@ class LocalStore:
         """Tell a file's length, in bytes."""
         with self._explained("read", name):
             return (self.root / name).stat().st_size
+
+    def sha256(self, name: str) -> str:
+        """Hash a file, in hexadecimal, a piece at a time."""
+        with self._explained("read", name), (self.root / name).open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
 
     def list_names(self, prefix: str = "") -> list[str]:
         """Name all files below a sub-folder, sorted, without work in progress."""

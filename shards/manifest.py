@@ -1,33 +1,46 @@
 """What is in a shard set, and is it whole? The manifest: written last, checked first.
 
-    DIR/shard-000000.tar ...     DIR/manifest/{shards,samples,rejects}.parquet     DIR/manifest.json
+    DIR/shard-000000.tar ...                        the shards
+    DIR/manifest/samples/shard-000000.parquet ...   the part of each: its samples and their members
+    DIR/manifest/{shards,rejects}.parquet           a row per shard, a row per shape left out
+    DIR/manifest.json                               written last; without it there is no set
 
-manifest.json is written last and holds the SHA-256 of each Parquet file, which hold the SHA-256 of
-each shard and the CRC-32 of each member. Without manifest.json there is no set.
+Whoever writes a shard writes its part right after it: a shard with a part is finished, whatever
+becomes of its writer. manifest.json holds the SHA-256 of the two tables, shards.parquet that of
+each shard and of each part, and the parts the CRC-32 of each member.
 """
 
 import hashlib
 import json
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from itertools import pairwise
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Int64
 
-from shards.columns import MemberSpan, Reject, SampleColumns, SampleRow, ShardInfo, shard_name
+from shards.columns import (
+    MemberSpan,
+    Reject,
+    SampleColumns,
+    SampleRow,
+    ShardEntry,
+    ShardInfo,
+    join_columns,
+    shard_name,
+)
 from shards.errors import MEND_MANIFEST, ManifestError, NotFoundInStoreError, NotWholeError
 from shards.schema import SCHEMA_VERSION
 from shards.store import Store, open_store, put_once, sha256
 from shards.tables import (
+    decode_part,
     decode_rejects,
-    decode_samples,
     decode_shards,
+    encode_part,
     encode_rejects,
-    encode_samples,
     encode_shards,
 )
 from shards.writer import check_shard_name
@@ -39,15 +52,18 @@ __all__ = [
     "Reject",
     "SampleColumns",
     "SampleRow",
+    "ShardEntry",
     "ShardInfo",
     "load_manifest",
+    "load_part",
+    "part_name",
     "publish_manifest",
+    "publish_part",
     "shard_name",
 ]
 
 MANIFEST = "manifest.json"
 SHARDS_TABLE = "manifest/shards.parquet"
-SAMPLES_TABLE = "manifest/samples.parquet"
 REJECTS_TABLE = "manifest/rejects.parquet"
 
 
@@ -57,9 +73,8 @@ class Manifest:
 
     Attributes:
         url: the set's folder or bucket prefix.
-        shards: in order; sample indices count through them.
+        shards: in order; sample indices count through them. One of no samples has no tar.
         samples: all samples, in order of their index.
-        rejects: shapes that are not in the set, and why.
         digest: SHA-256 over the content of the shards in their order; the same for the same
             content, whatever the files are called, wherever and whenever they were written.
     """
@@ -67,7 +82,6 @@ class Manifest:
     url: str
     shards: tuple[ShardInfo, ...]
     samples: SampleColumns
-    rejects: tuple[Reject, ...]
     digest: str
     _first_sample: Int64[np.ndarray, " shards"] = field(repr=False)
 
@@ -92,6 +106,11 @@ class Manifest:
         return self.samples.labels
 
     @property
+    def rejects(self) -> tuple[Reject, ...]:
+        """Shapes that are not in the set, and why."""
+        return tuple(reject for shard in self.shards for reject in shard.rejects)
+
+    @property
     def num_bytes(self) -> int:
         """Length of all shards together."""
         return sum(shard.num_bytes for shard in self.shards)
@@ -114,37 +133,72 @@ class Manifest:
         return self.samples.row(sample_index)
 
 
-def publish_manifest(
-    url: str | Path | Store, shards: Sequence[ShardInfo], rejects: Sequence[Reject] = ()
-) -> Manifest:
-    """Make published shards a whole set; the last step of rendering.
+def part_name(shard: str) -> str:
+    """Name the Parquet file that tells of a shard."""
+    return f"manifest/samples/{shard.removesuffix('.tar')}.parquet"
+
+
+def publish_part(store: Store, shard: ShardInfo) -> ShardEntry:
+    """Tell of a shard that was published; with this it is finished.
+
+    Telling the same again succeeds.
+
+    Args:
+        store: of the set.
+        shard: as `write_shard` told of it, with what was rejected; or an `empty_shard`.
+
+    Raises:
+        SchemaError: the shard's name is no shard name.
+        StoreError: the store refused, or something else is told of this shard.
+    """
+    check_shard_name(shard.name)
+    return _entry(shard, put_once(store, part_name(shard.name), encode_part(shard)))
+
+
+def load_part(store: Store, name: str) -> ShardEntry | None:
+    """Read what was told of a shard; None where it is not finished.
+
+    Raises:
+        ManifestError: the part is damaged or of another shard.
+        StoreError: the store refused.
+    """
+    try:
+        content = store.get(part_name(name))
+    except NotFoundInStoreError:
+        return None
+    shard = decode_part(content)
+    if shard.name != name:
+        raise ManifestError(
+            f"{store.url}/{part_name(name)}: tells of {shard.name!r}; {MEND_MANIFEST}"
+        )
+    return _entry(shard, sha256(content))
+
+
+def publish_manifest(url: str | Path | Store, entries: Sequence[ShardEntry]) -> None:
+    """Make finished shards a whole set; the last step of rendering.
 
     Publishing the same again succeeds; publishing something else into the same folder does not.
 
     Args:
         url: the set's folder or bucket prefix, or its store.
-        shards: as `write_shard` told of them; their order is the order of the samples.
-        rejects: shapes that were left out.
+        entries: as `publish_part` or `load_part` gave them; their order is that of the samples.
 
     Raises:
-        ManifestError: no shard, or two samples or shards of the same name.
+        ManifestError: no sample at all, or two shards of the same name.
         StoreError: the store refused, or holds another manifest.
     """
     store = _store(url)
-    _refuse_repeats("shard", [shard.name for shard in shards])
-    _refuse_repeats("source id", [name for shard in shards for name in shard.samples.source_ids])
-    if not shards:
+    _refuse_repeats([entry.name for entry in entries])
+    if not any(entry.num_samples for entry in entries):
         raise ManifestError(
-            f"{store.url}: a set of no shards; every shape was rejected or none was found: see the "
-            "rejects and check the source"
+            f"{store.url}: a set of no samples; every shape was rejected or none was found: see "
+            "the rejects and check the source"
         )
     files = {
-        SHARDS_TABLE: put_once(store, SHARDS_TABLE, encode_shards(shards)),
-        SAMPLES_TABLE: put_once(store, SAMPLES_TABLE, encode_samples(shards)),
-        REJECTS_TABLE: put_once(store, REJECTS_TABLE, encode_rejects(rejects)),
+        SHARDS_TABLE: put_once(store, SHARDS_TABLE, encode_shards(entries)),
+        REJECTS_TABLE: put_once(store, REJECTS_TABLE, encode_rejects(entries)),
     }
-    put_once(store, MANIFEST, _summary(files, shards, len(rejects)))
-    return load_manifest(store)
+    put_once(store, MANIFEST, _summary(files, entries))
 
 
 def load_manifest(url: str | Path | Store) -> Manifest:
@@ -169,49 +223,86 @@ def load_manifest(url: str | Path | Store) -> Manifest:
             "stay as they are"
         ) from error
     files = _read_summary(content, store.url)
-    samples, starts = decode_samples(_checked(store, SAMPLES_TABLE, files))
-    parts = [samples.between(*edges) for edges in pairwise(starts)]
-    shards = decode_shards(_checked(store, SHARDS_TABLE, files), parts)
-    rejects = decode_rejects(_checked(store, REJECTS_TABLE, files))
+    entries = decode_shards(_checked(store, SHARDS_TABLE, files[SHARDS_TABLE]))
+    shards = _load_parts(store, entries)
+    entries = [_entry(shard, row.part_sha256) for shard, row in zip(shards, entries, strict=True)]
+    rejects = decode_rejects(_checked(store, REJECTS_TABLE, files[REJECTS_TABLE]))
     _check_places(shards, store.url)
-    if content != _summary(files, shards, len(rejects)):
+    told = [(entry.name, reject) for entry in entries for reject in entry.rejects]
+    if content != _summary(files, entries) or rejects != told:
         raise ManifestError(
             f"{store.url}/{MANIFEST}: says other things than the tables it names; it is damaged or "
             f"was edited: {MEND_MANIFEST}"
         )
-    first_sample = np.array(starts[:-1], np.int64)
-    return Manifest(store.url, shards, samples, rejects, _digest(shards), first_sample)
+    counts = [shard.num_samples for shard in shards]
+    return Manifest(
+        url=store.url,
+        shards=shards,
+        samples=join_columns([shard.samples for shard in shards]),
+        digest=_digest(entries),
+        _first_sample=np.cumsum([0, *counts[:-1]], dtype=np.int64),
+    )
+
+
+def _load_parts(store: Store, entries: Sequence[ShardEntry]) -> tuple[ShardInfo, ...]:
+    """Read the part of every shard, each checked against what shards.parquet says of it."""
+
+    def load(entry: ShardEntry) -> ShardInfo:
+        check_shard_name(entry.name)
+        shard = decode_part(_checked(store, part_name(entry.name), entry.part_sha256))
+        if replace(_entry(shard, entry.part_sha256), rejects=()) != entry:
+            raise ManifestError(
+                f"{store.url}/{part_name(entry.name)}: says other things of {entry.name} than "
+                f"shards.parquet; {MEND_MANIFEST}"
+            )
+        return shard
+
+    if store.concurrency == 1:
+        return tuple(map(load, entries))
+    with ThreadPoolExecutor(store.concurrency) as threads:
+        return tuple(threads.map(load, entries))
+
+
+def _entry(shard: ShardInfo, part_sha256: str) -> ShardEntry:
+    return ShardEntry(
+        name=shard.name,
+        num_bytes=shard.num_bytes,
+        num_samples=shard.num_samples,
+        sha256=shard.sha256,
+        part_sha256=part_sha256,
+        rejects=shard.rejects,
+    )
 
 
 def _store(url: str | Path | Store) -> Store:
     return open_store(url) if isinstance(url, str | Path) else url
 
 
-def _refuse_repeats(kind: str, names: Sequence[str]) -> None:
+def _refuse_repeats(names: Sequence[str]) -> None:
     if repeated := [name for name, count in Counter(names).items() if count > 1]:
         raise ManifestError(
-            f"{kind} {repeated[0]!r} comes more than once: it must be unique in a set "
+            f"shard {repeated[0]!r} comes more than once: it must be unique in a set "
             f"({len(repeated)} such); leave the others out"
         )
 
 
-def _summary(files: dict[str, str], shards: Sequence[ShardInfo], num_rejects: int) -> bytes:
+def _summary(files: dict[str, str], entries: Sequence[ShardEntry]) -> bytes:
     """Write manifest.json; its text is a function of what it says, so any change shows."""
     record = {
         "schema_version": SCHEMA_VERSION,
-        "digest": _digest(shards),
-        "num_shards": len(shards),
-        "num_samples": sum(shard.num_samples for shard in shards),
-        "num_bytes": sum(shard.num_bytes for shard in shards),
-        "num_rejects": num_rejects,
+        "digest": _digest(entries),
+        "num_shards": len(entries),
+        "num_samples": sum(entry.num_samples for entry in entries),
+        "num_bytes": sum(entry.num_bytes for entry in entries),
+        "num_rejects": sum(len(entry.rejects) for entry in entries),
         "sha256": files,
     }
     return (json.dumps(record, indent=2, sort_keys=True) + "\n").encode()
 
 
-def _digest(shards: Sequence[ShardInfo]) -> str:
-    content = "\n".join([f"schema {SCHEMA_VERSION}", *(shard.sha256 for shard in shards)])
-    return hashlib.sha256(content.encode()).hexdigest()
+def _digest(entries: Sequence[ShardEntry]) -> str:
+    tars = [entry.sha256 for entry in entries if entry.num_samples]
+    return hashlib.sha256("\n".join([f"schema {SCHEMA_VERSION}", *tars]).encode()).hexdigest()
 
 
 def _read_summary(content: bytes, url: str) -> dict[str, str]:
@@ -220,7 +311,7 @@ def _read_summary(content: bytes, url: str) -> dict[str, str]:
         found = json.loads(content)
         version = found["schema_version"]
         files = {name: str(digest) for name, digest in found["sha256"].items()}
-        whole = set(files) == {SHARDS_TABLE, SAMPLES_TABLE, REJECTS_TABLE}
+        whole = set(files) == {SHARDS_TABLE, REJECTS_TABLE}
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ManifestError(
             f"{url}/{MANIFEST}: {content[:60]!r} is no manifest ({error}); {MEND_MANIFEST}"
@@ -233,12 +324,12 @@ def _read_summary(content: bytes, url: str) -> dict[str, str]:
     return files
 
 
-def _checked(store: Store, name: str, files: dict[str, str]) -> bytes:
+def _checked(store: Store, name: str, expected: str) -> bytes:
     content = store.get(name)
-    if (found := sha256(content)) != files[name]:
+    if (found := sha256(content)) != expected:
         raise ManifestError(
-            f"{store.url}/{name}: SHA-256 {found[:12]}..., but {MANIFEST} says "
-            f"{files[name][:12]}...; the file is damaged: {MEND_MANIFEST}"
+            f"{store.url}/{name}: SHA-256 {found[:12]}..., but the manifest says "
+            f"{expected[:12]}...; the file is damaged: {MEND_MANIFEST}"
         )
     return content
 
@@ -246,7 +337,6 @@ def _checked(store: Store, name: str, files: dict[str, str]) -> bytes:
 def _check_places(shards: Sequence[ShardInfo], url: str) -> None:
     """Names stay inside the folder, and members inside their shard."""
     for shard in shards:
-        check_shard_name(shard.name)
         samples = shard.samples
         ends: Any = samples.offset + samples.length
         if (

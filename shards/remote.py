@@ -1,24 +1,41 @@
-"""How does object storage keep what was published? Through obstore, which aborts on exceptions."""
+"""How does object storage keep what was published? Through obstore, which aborts on exceptions.
 
+obstore itself tries again what a server refused (5xx) or a connection dropped. What then still
+fails in passing, and an answer that breaks off while it is read, is tried again here; publishing is
+not, because a second request would find the name taken by the first: see shards.store.put_once.
+"""
+
+import hashlib
+import mmap
 import os
 import tempfile
 from collections.abc import Generator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 
 import obstore
+import stamina
 from obstore.exceptions import (
     AlreadyExistsError,
     BaseError,
+    GenericError,
     PermissionDeniedError,
     PreconditionError,
     UnauthenticatedError,
 )
 from obstore.store import ObjectStore, from_url
 
-from shards.errors import NotFoundInStoreError, StoreError, taken
+from shards.errors import NotFoundInStoreError, StoreError, TransientStoreError, taken
 from shards.local import scratch_in
+
+_tried_again = stamina.retry(on=TransientStoreError, attempts=4, timeout=None)
+
+_RETRIES_OF_A_REQUEST = 6
+_LONGEST_PAUSE = timedelta(seconds=5)
+_LONGEST_RETRYING = timedelta(seconds=60)
+_PIECE_BYTES = 8 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +61,7 @@ class RemoteStore:
         """Waiting for the network, not the processor, takes the time."""
         return 8
 
+    @_tried_again
     def get(self, name: str) -> bytes:
         """Read an object whole."""
         with _explained(self.url, name):
@@ -57,6 +75,7 @@ class RemoteStore:
         """
         return [self._range(name, offset, length) for offset, length in ranges]
 
+    @_tried_again
     def _range(self, name: str, offset: int, length: int) -> bytes:
         if length == 0:
             return b""
@@ -72,11 +91,22 @@ class RemoteStore:
                 raise
             return b""
 
+    @_tried_again
     def size(self, name: str) -> int:
         """Tell an object's length, in bytes."""
         with _explained(self.url, name):
             return obstore.head(self._objects, name)["size"]
 
+    @_tried_again
+    def sha256(self, name: str) -> str:
+        """Hash an object, in hexadecimal, a piece at a time."""
+        digest = hashlib.sha256()
+        with _explained(self.url, name):
+            for piece in obstore.get(self._objects, name).stream(min_chunk_size=_PIECE_BYTES):
+                digest.update(piece)
+        return digest.hexdigest()
+
+    @_tried_again
     def list_names(self, prefix: str = "") -> list[str]:
         """Name all objects below a prefix, sorted."""
         with _explained(self.url, prefix):
@@ -85,8 +115,8 @@ class RemoteStore:
 
     def put_new(self, name: str, content: bytes | Path) -> None:
         """Upload in one request that fails if the name exists (If-None-Match)."""
-        with _explained(self.url, name):
-            obstore.put(self._objects, name, content, mode="create", use_multipart=False)
+        with _explained(self.url, name), _as_buffer(content) as buffer:
+            obstore.put(self._objects, name, buffer, mode="create", use_multipart=False)
 
     def scratch(self) -> AbstractContextManager[Path]:
         """Lend a file in the system's temporary folder."""
@@ -96,7 +126,25 @@ class RemoteStore:
 def _connect(url: str) -> ObjectStore:
     """Open a bucket; plain http is allowed only where the user's own endpoint says http."""
     endpoint = os.environ.get("AWS_ENDPOINT_URL", os.environ.get("AWS_ENDPOINT", ""))
-    return from_url(url, client_options={"allow_http": endpoint.startswith("http://")})
+    return from_url(
+        url,
+        client_options={"allow_http": endpoint.startswith("http://")},
+        retry_config={
+            "max_retries": _RETRIES_OF_A_REQUEST,
+            "backoff": {"max_backoff": _LONGEST_PAUSE},
+            "retry_timeout": _LONGEST_RETRYING,
+        },
+    )
+
+
+@contextmanager
+def _as_buffer(content: bytes | Path) -> Generator[bytes | mmap.mmap]:
+    """Lend the bytes of a file as a mapping: given a path, obstore holds them in memory twice."""
+    if isinstance(content, bytes) or content.stat().st_size == 0:
+        yield content if isinstance(content, bytes) else b""
+        return
+    with content.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+        yield mapped
 
 
 @contextmanager
@@ -118,6 +166,7 @@ def _explained(url: str, name: str) -> Generator[None]:
         ) from error
     except (BaseError, OSError, ValueError) as error:
         first_line = str(error).partition("\n")[0]
-        raise StoreError(
+        kind = TransientStoreError if isinstance(error, GenericError | OSError) else StoreError
+        raise kind(
             f"{place}: {first_line}; check the endpoint and the network, then run it again"
         ) from error

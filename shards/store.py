@@ -2,6 +2,10 @@
 
 Nothing is ever overwritten and nothing is ever seen half-written: `put_new` publishes whole content
 under a name that was free, or raises. Names are relative, with "/" between their parts.
+
+On object storage `put_new` is one conditional request (If-None-Match), because a multipart upload
+cannot be conditional everywhere. It is sent from a mapping of the spooled file, and S3 takes at
+most 5 GB in it: shards of a few hundred MB are meant.
 """
 
 import hashlib
@@ -10,7 +14,14 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-from shards.errors import AlreadyInStoreError, UrlError
+import stamina
+
+from shards.errors import (
+    AlreadyInStoreError,
+    NotFoundInStoreError,
+    TransientStoreError,
+    UrlError,
+)
 from shards.local import LocalStore
 from shards.remote import RemoteStore
 
@@ -52,6 +63,10 @@ class Store(Protocol):
 
     def size(self, name: str) -> int:
         """Tell an object's length, in bytes."""
+        ...
+
+    def sha256(self, name: str) -> str:
+        """Hash an object, in hexadecimal, a piece at a time."""
         ...
 
     def list_names(self, prefix: str = "") -> list[str]:
@@ -107,6 +122,9 @@ def get_range(store: Store, name: str, offset: int, length: int) -> bytes:
 def put_once(store: Store, name: str, content: bytes | Path) -> str:
     """Publish content, which may be there already: whoever repeats the same work succeeds.
 
+    So does whoever published it without hearing of it, because the answer was lost: the name is
+    then taken by the same content.
+
     Returns:
         SHA-256 of the content, in hexadecimal.
 
@@ -114,16 +132,28 @@ def put_once(store: Store, name: str, content: bytes | Path) -> str:
         AlreadyInStoreError: the name is taken by other content.
     """
     digest = file_sha256(content) if isinstance(content, Path) else sha256(content)
+    for attempt in stamina.retry_context(on=TransientStoreError, attempts=4, timeout=None):
+        with attempt:
+            found = _put_or_hash(store, name, content)
+            if found not in (None, digest):
+                raise AlreadyInStoreError(
+                    f"{store.url}/{name}: has SHA-256 {found[:12]}..., not {digest[:12]}...; what "
+                    "is published is never replaced: remove it first, or write to another folder"
+                )
+    return digest
+
+
+def _put_or_hash(store: Store, name: str, content: bytes | Path) -> str | None:
+    """Publish content, or give the hash of what has its name."""
     try:
         store.put_new(name, content)
-    except AlreadyInStoreError as error:
-        found = sha256(store.get(name))
-        if found != digest:
-            raise AlreadyInStoreError(
-                f"{store.url}/{name}: has SHA-256 {found[:12]}..., not {digest[:12]}...; what is "
-                "published is never replaced: remove it first, or write to another folder"
-            ) from error
-    return digest
+    except AlreadyInStoreError:
+        try:
+            return store.sha256(name)
+        except NotFoundInStoreError as error:
+            # Two requests at once, and the one that was to win did not come to its end.
+            raise TransientStoreError(f"{store.url}/{name}: taken and not there") from error
+    return None
 
 
 def sha256(content: bytes) -> str:

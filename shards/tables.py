@@ -1,12 +1,15 @@
 """How do the manifest's columns become Parquet, and back? Column types are fixed and checked.
 
-One row group of samples.parquet is one shard, so that a reader may fetch some shards' rows alone.
+The samples of a shard are a file of their own, its part: whoever writes the shard writes it, and a
+reader may fetch some shards' rows alone. The part's key `shard` of Parquet's own metadata says what
+the tar is and which shapes were rejected.
 """
 
 # pyright: basic
 # (pyarrow ships no types; what leaves this file is NumPy and our own.)
 
 import io
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,16 +17,21 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from shards.columns import Reject, SampleColumns, ShardInfo
+from shards.columns import Reject, SampleColumns, ShardEntry, ShardInfo
 from shards.errors import MEND_MANIFEST, ManifestError
 
 _TEXT = pa.string()
 SHARDS_SCHEMA = pa.schema(
-    [("name", _TEXT), ("num_bytes", pa.int64()), ("num_samples", pa.int64()), ("sha256", _TEXT)]
+    [
+        ("name", _TEXT),
+        ("num_bytes", pa.int64()),
+        ("num_samples", pa.int64()),
+        ("sha256", _TEXT),
+        ("part_sha256", _TEXT),
+    ]
 )
 SAMPLES_SCHEMA = pa.schema(
     [
-        ("shard", pa.int32()),
         ("key", _TEXT),
         ("source_id", _TEXT),
         ("label", _TEXT),
@@ -35,41 +43,36 @@ SAMPLES_SCHEMA = pa.schema(
         ("crc32", pa.list_(pa.uint32())),
     ]
 )
-REJECTS_SCHEMA = pa.schema([("source_id", _TEXT), ("reason", _TEXT), ("detail", _TEXT)])
+REJECTS_SCHEMA = pa.schema(
+    [("shard", _TEXT), ("source_id", _TEXT), ("reason", _TEXT), ("detail", _TEXT)]
+)
+_ABOUT_SHARD = b"shard"
 
 
-def encode_shards(shards: Sequence[ShardInfo]) -> bytes:
+def encode_shards(entries: Sequence[ShardEntry]) -> bytes:
     """Write a row per shard."""
+    columns = [[getattr(entry, name) for entry in entries] for name in SHARDS_SCHEMA.names]
+    return _write(pa.table(columns, schema=SHARDS_SCHEMA))
+
+
+def encode_rejects(entries: Sequence[ShardEntry]) -> bytes:
+    """Write a row per reject, in the order of the shards that they were to be in."""
+    rows = [(entry.name, reject) for entry in entries for reject in entry.rejects]
     columns = [
-        [shard.name for shard in shards],
-        [shard.num_bytes for shard in shards],
-        [shard.num_samples for shard in shards],
-        [shard.sha256 for shard in shards],
+        [shard for shard, _ in rows],
+        [reject.source_id for _, reject in rows],
+        [reject.reason for _, reject in rows],
+        [reject.detail for _, reject in rows],
     ]
-    return _write([pa.table(columns, schema=SHARDS_SCHEMA)], SHARDS_SCHEMA)
+    return _write(pa.table(columns, schema=REJECTS_SCHEMA))
 
 
-def encode_samples(shards: Sequence[ShardInfo]) -> bytes:
-    """Write a row per sample, a row group per shard."""
-    groups = [_samples_table(number, shard.samples) for number, shard in enumerate(shards)]
-    return _write(groups, SAMPLES_SCHEMA)
-
-
-def encode_rejects(rejects: Sequence[Reject]) -> bytes:
-    """Write a row per reject."""
-    columns = [
-        [reject.source_id for reject in rejects],
-        [reject.reason for reject in rejects],
-        [reject.detail for reject in rejects],
-    ]
-    return _write([pa.table(columns, schema=REJECTS_SCHEMA)], REJECTS_SCHEMA)
-
-
-def _samples_table(number: int, samples: SampleColumns) -> pa.Table:
+def encode_part(shard: ShardInfo) -> bytes:
+    """Write a row per sample of a shard, and what the shard itself is."""
+    samples = shard.samples
     edges = pa.array(samples.first_member, pa.int32())
     names = np.array(samples.member_names, dtype=object)[samples.name_code]
     columns = [
-        pa.array(np.full(len(samples), number, np.int32)),
         pa.array(samples.keys, _TEXT),
         pa.array(samples.source_ids, _TEXT),
         pa.array(samples.labels, _TEXT),
@@ -80,52 +83,45 @@ def _samples_table(number: int, samples: SampleColumns) -> pa.Table:
         pa.ListArray.from_arrays(edges, pa.array(samples.length)),
         pa.ListArray.from_arrays(edges, pa.array(samples.crc32)),
     ]
-    return pa.table(columns, schema=SAMPLES_SCHEMA)
+    about = {
+        "name": shard.name,
+        "num_bytes": shard.num_bytes,
+        "sha256": shard.sha256,
+        "rejects": [[each.source_id, each.reason, each.detail] for each in shard.rejects],
+    }
+    schema = SAMPLES_SCHEMA.with_metadata({_ABOUT_SHARD: json.dumps(about)})
+    return _write(pa.table(columns, schema=schema))
 
 
-def _write(groups: Sequence[pa.Table], schema: pa.Schema) -> bytes:
+def _write(table: pa.Table) -> bytes:
     content = io.BytesIO()
-    with pq.ParquetWriter(content, schema, compression="zstd") as writer:
-        for group in groups:
-            writer.write_table(group, row_group_size=max(1, len(group)))
+    pq.write_table(table, content, compression="zstd", row_group_size=max(1, len(table)))
     return content.getvalue()
 
 
-def decode_shards(content: bytes, samples: Sequence[SampleColumns]) -> tuple[ShardInfo, ...]:
-    """Read the rows of shards.parquet and give each shard its samples."""
+def decode_shards(content: bytes) -> tuple[ShardEntry, ...]:
+    """Read the rows of shards.parquet; which shapes were rejected stands elsewhere."""
     rows: list[dict[str, Any]] = _read(content, SHARDS_SCHEMA, "shards").to_pylist()
-    counted, found = [row["num_samples"] for row in rows], [len(columns) for columns in samples]
-    if counted != found:
-        raise ManifestError(
-            f"shards.parquet counts {counted} samples, samples.parquet {found}: they must agree; "
-            f"{MEND_MANIFEST}"
-        )
-    return tuple(
-        ShardInfo(row["name"], row["num_bytes"], row["sha256"], columns)
-        for row, columns in zip(rows, samples, strict=True)
-    )
+    return tuple(ShardEntry(**row, rejects=()) for row in rows)
 
 
-def decode_samples(content: bytes) -> tuple[SampleColumns, list[int]]:
-    """Read samples.parquet.
+def decode_rejects(content: bytes) -> list[tuple[str, Reject]]:
+    """Read the rows of rejects.parquet: name of the shard, and the reject."""
+    rows: list[dict[str, str]] = _read(content, REJECTS_SCHEMA, "rejects").to_pylist()
+    return [(row.pop("shard"), Reject(**row)) for row in rows]
 
-    Returns:
-        All samples, and where each shard's begin among them, with the total as the last number.
-    """
-    table = _read(content, SAMPLES_SCHEMA, "samples").combine_chunks()
+
+def decode_part(content: bytes) -> ShardInfo:
+    """Read the part of a shard."""
+    table = _read(content, SAMPLES_SCHEMA, "part").combine_chunks()
     members = _list_values(table, "member").dictionary_encode()
     edges = _list_edges(table, "member")
     for name in ("offset", "length", "crc32"):
         if not np.array_equal(edges, _list_edges(table, name)):
             raise ManifestError(
-                f"samples.parquet: column {name} has lists of other lengths than column member; "
+                f"part.parquet: column {name} has lists of other lengths than column member; "
                 f"{MEND_MANIFEST}"
             )
-    shard_of: np.ndarray = _numbers(table, "shard")
-    num_shards = int(shard_of[-1]) + 1 if len(shard_of) else 0
-    if (np.diff(shard_of, prepend=-1) < 0).any():
-        raise ManifestError(f"samples.parquet: rows are not sorted by shard; {MEND_MANIFEST}")
-    starts: list[int] = np.searchsorted(shard_of, np.arange(num_shards + 1)).tolist()
     columns = SampleColumns(
         keys=tuple(table["key"].to_pylist()),
         source_ids=tuple(table["source_id"].to_pylist()),
@@ -139,13 +135,23 @@ def decode_samples(content: bytes) -> tuple[SampleColumns, list[int]]:
         length=_list_values(table, "length").to_numpy(),
         crc32=_list_values(table, "crc32").to_numpy(),
     )
-    return columns, starts
+    return _shard_of_part(table.schema, columns)
 
 
-def decode_rejects(content: bytes) -> tuple[Reject, ...]:
-    """Read the rows of rejects.parquet."""
-    rows: list[dict[str, str]] = _read(content, REJECTS_SCHEMA, "rejects").to_pylist()
-    return tuple(Reject(row["source_id"], row["reason"], row["detail"]) for row in rows)
+def _shard_of_part(schema: pa.Schema, samples: SampleColumns) -> ShardInfo:
+    try:
+        about = json.loads((schema.metadata or {})[_ABOUT_SHARD])
+        return ShardInfo(
+            name=str(about["name"]),
+            num_bytes=int(about["num_bytes"]),
+            sha256=str(about["sha256"]),
+            samples=samples,
+            rejects=tuple(Reject(*map(str, reject)) for reject in about["rejects"]),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise ManifestError(
+            f"part.parquet: does not say which shard it is of ({error}); {MEND_MANIFEST}"
+        ) from error
 
 
 def _read(content: bytes, schema: pa.Schema, name: str) -> pa.Table:

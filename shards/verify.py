@@ -24,7 +24,7 @@ from shards.errors import (
     StoreError,
     UrlError,
 )
-from shards.manifest import MANIFEST, REJECTS_TABLE, SAMPLES_TABLE, SHARDS_TABLE, load_manifest
+from shards.manifest import MANIFEST, REJECTS_TABLE, SHARDS_TABLE, load_manifest, part_name
 from shards.reader import Request, ShardReader
 from shards.store import Store, open_store, sha256
 from shards.writer import index_tar
@@ -134,6 +134,11 @@ def verify(url: str | Path) -> VerifyReport:
     except ManifestError as error:
         return VerifyReport(store.url, (Finding("damaged", MANIFEST, str(error)),), 0, 0, 0)
     findings = _foreign_files(store, manifest.shards)
+    findings += [
+        Finding("damaged", name, f"{count} samples share this source id; {MEND_MANIFEST}")
+        for name, count in Counter(manifest.source_ids).items()
+        if count > 1
+    ]
     for shard in manifest.shards:
         findings.extend(_verify_shard(store, shard))
     return VerifyReport(
@@ -146,7 +151,8 @@ def verify(url: str | Path) -> VerifyReport:
 
 
 def _foreign_files(store: Store, shards: tuple[ShardInfo, ...]) -> list[Finding]:
-    known = {shard.name for shard in shards} | {SHARDS_TABLE, SAMPLES_TABLE, REJECTS_TABLE}
+    tars = {shard.name for shard in shards if shard.num_samples}
+    known = tars | {part_name(shard.name) for shard in shards} | {SHARDS_TABLE, REJECTS_TABLE}
     return [
         Finding("foreign", name, "the manifest does not know it; move it out of the set")
         for name in store.list_names()
@@ -155,6 +161,8 @@ def _foreign_files(store: Store, shards: tuple[ShardInfo, ...]) -> list[Finding]
 
 
 def _verify_shard(store: Store, shard: ShardInfo) -> list[Finding]:
+    if not shard.num_samples:
+        return []
     try:
         content = store.get(shard.name)
     except NotFoundInStoreError:
@@ -171,7 +179,7 @@ def _verify_shard(store: Store, shard: ShardInfo) -> list[Finding]:
         return [
             Finding(
                 "damaged",
-                SAMPLES_TABLE,
+                part_name(shard.name),
                 f"what it says of {shard.name} is not what the tar holds: "
                 f"{_first_difference(found, shard.samples.rows())}; {MEND_MANIFEST}",
             )

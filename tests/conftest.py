@@ -20,7 +20,7 @@ from picpoint.geometry.cameras import RigConfig, build_cameras, world_to_pixel
 from picpoint.ops.farthest import farthest_order
 from shards.codec import encode_picture
 from shards.columns import shard_name
-from shards.manifest import publish_manifest
+from shards.manifest import publish_manifest, publish_part
 from shards.reader import ShardReader
 from shards.schema import Sample, SampleMeta
 from shards.store import open_store
@@ -82,7 +82,7 @@ def write_shapes(folder: Path, samples: list[Sample], per_shard: int = 7) -> Pat
         write_shard(store, shard_name(number), samples[start : start + per_shard])
         for number, start in enumerate(starts)
     ]
-    publish_manifest(store, infos)
+    publish_manifest(store, [publish_part(store, info) for info in infos])
     return folder
 
 

@@ -22,6 +22,10 @@ REQUIRED = {
 }
 
 
+# Groups of other jobs than pre-training.
+JOB_OF_GROUP = {"fleet": "render"}
+
+
 def job_class(name: str) -> type:
     return getattr(importlib.import_module(f"cluster.jobs.{name}"), _COMMANDS[name].job)
 
@@ -38,9 +42,9 @@ def test_the_defaults_compose_into_the_job(name: str) -> None:
 )
 def test_every_option_of_every_group_loads(option: str) -> None:
     group, name = option.split("/")
+    command = JOB_OF_GROUP.get(group, "pretrain")
     job = load_job(
-        job_class("pretrain"),
-        compose_config("pretrain", [*REQUIRED["pretrain"], f"{group}={name}"]),
+        job_class(command), compose_config(command, [*REQUIRED[command], f"{group}={name}"])
     )
     stored = OmegaConf.load(ROOT / f"{option}.yaml")
     assert getattr(job, group) is not None

@@ -1,27 +1,34 @@
-"""`picpoint render`: meshes in, a shard set out. The shard is the unit of work."""
+"""`picpoint render`: meshes in, a shard set out. The shard is the unit of work.
+
+Kill any worker, this process or the machine, and run the same command again: finished shards are
+kept, the others are made, and the set is the one that an undisturbed run would have made. Several
+of these jobs may work on one set at once.
+"""
 
 import hashlib
+import random
 import time
-from collections.abc import Iterator, Sequence
-from concurrent.futures import as_completed
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import chain
 from pathlib import Path
 
-from cluster.pool import worker_pool
+from cluster.fleet import FleetConfig, run_tasks
 from cluster.progress import ProgressLine
 from cluster.record import keep_or_start
 from picpoint.assets import DEMO_SHAPES
 from picpoint.geometry.cameras import build_cameras
 from picpoint.render.capture import CaptureConfig, capture
 from picpoint.render.meshes import MeshError
+from picpoint.render.shard_task import FinishedShard, ShardTask, finish_shard, plan_shards
 from picpoint.render.sources import SourceShape, list_shapes
-from shards.columns import shard_name
+from shards.codec import encode_sample
 from shards.errors import ShardError
-from shards.manifest import Manifest, Reject, ShardInfo, load_manifest, publish_manifest
-from shards.schema import Sample
+from shards.manifest import Manifest, load_manifest, publish_manifest
 from shards.store import open_store
-from shards.writer import write_shard
+
+# Shapes that `--dry-run` tries, to tell what a job will take.
+_NUM_TRIED = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,49 +36,80 @@ class RenderJob:
     """What is rendered, how, and to where.
 
     Attributes:
-        source: folder or zip of meshes (see picpoint/render/sources.py); `demo` for the shapes
-            that come with picpoint.
-        out: local folder of the shard set.
-        shapes_per_shard: shapes that share a tar file.
-        num_workers: renderer processes on this machine.
+        source: where the meshes are (see picpoint/render/sources.py); `demo` for the shapes that
+            come with picpoint.
+        out: folder or URL of the shard set.
+        shapes_per_shard: shapes that share a tar file; a shard of some hundred MB suits object
+            storage, and a killed worker loses at most one.
+        fleet: where the work runs.
         capture: points, cameras and pictures of each shape.
     """
 
     source: str
     out: str
     shapes_per_shard: int = 32
-    num_workers: int = 2
+    fleet: FleetConfig = field(default_factory=FleetConfig)
     capture: CaptureConfig = field(default_factory=CaptureConfig)
 
     def __post_init__(self) -> None:
-        if min(self.shapes_per_shard, self.num_workers) < 1:
-            raise ValueError(
-                f"shapes_per_shard={self.shapes_per_shard}, num_workers={self.num_workers}: "
-                "both must be at least 1"
-            )
-        if not self.source.strip() or not self.out.strip() or "://" in self.out:
-            raise ValueError(
-                f"source={self.source!r}, out={self.out!r}: name a source, and a local folder to "
-                "write to; copy the finished folder to object storage"
-            )
+        if self.shapes_per_shard < 1:
+            raise ValueError(f"shapes_per_shard={self.shapes_per_shard}: must be at least 1")
+        if not self.source.strip() or not self.out.strip():
+            raise ValueError(f"source={self.source!r}, out={self.out!r}: name both")
 
 
-@dataclass(frozen=True, slots=True)
-class _ShardDone:
-    info: ShardInfo | None  # none where every shape was rejected
-    rejects: tuple[Reject, ...]
+@dataclass(slots=True)
+class _Tally:
+    """What the workers have done so far, for the progress line."""
+
+    num_tasks: int
+    num_shapes: int
+    num_views: int
+    num_workers: int
+    started: float = field(default_factory=time.perf_counter)
+    finished: list[FinishedShard] = field(default_factory=list)
+    made_at_s: list[float] = field(default_factory=list)
+
+    def add(self, shard: FinishedShard) -> None:
+        self.finished.append(shard)
+        if not shard.was_finished:
+            self.made_at_s.append(time.perf_counter() - self.started)
+
+    def __str__(self) -> str:
+        elapsed_s = time.perf_counter() - self.started
+        made = [shard for shard in self.finished if not shard.was_finished]
+        num_kept = len(self.finished) - len(made)
+        num_done = sum(map(_num_planned, self.finished))
+        views = sum(shard.entry.num_samples for shard in made) * self.num_views
+        pace = sum(map(_num_planned, made)) / elapsed_s
+        parts = [
+            f"{len(self.finished)}/{self.num_tasks} shards",
+            f"({num_kept} kept)" if num_kept else "",
+            f"{num_done}/{self.num_shapes} shapes",
+            f"{views / elapsed_s:.0f} views/s",
+            f"{sum(len(shard.entry.rejects) for shard in self.finished)} rejected",
+            f"ETA {(self.num_shapes - num_done) / pace:.0f} s" if made else "",
+        ]
+        return "  ".join(filter(None, parts))
+
+    @property
+    def straggling_s(self) -> float:
+        """Time that workers stood idle at the end, waiting for the last shard, all together."""
+        last = sorted(self.made_at_s)[-self.num_workers :]
+        return sum(last[-1] - finished_s for finished_s in last) if last else 0.0
 
 
 def describe(job: RenderJob) -> list[str]:
-    """Say what would be read and written."""
+    """Say what would be read and written, and what it would take, by trying some of the meshes."""
     shapes = list_shapes(_source_path(job))
-    cut = _cut(shapes, job.shapes_per_shard)
+    num_shards = len(_plan(job, shapes))
     labels = sorted({shape.label for shape in shapes} - {""})
     return [
         f"read   {len(shapes)} meshes in {len(labels)} classes from {_source_path(job)}",
         f"render {job.capture.rig.name} at {job.capture.rig.size_px} px, "
-        f"{job.capture.num_points} points, with {job.num_workers} processes",
-        f"write  {len(cut)} shards of up to {job.shapes_per_shard} shapes to {job.out}",
+        f"{job.capture.num_points} points, with {job.fleet.num_workers} workers ({job.fleet.name})",
+        f"write  {num_shards} shards of up to {job.shapes_per_shard} shapes to {job.out}",
+        _estimate(job, shapes),
     ]
 
 
@@ -82,78 +120,86 @@ def run(job: RenderJob) -> Manifest:
 
     Raises:
         SourceError: the source is missing or holds no mesh.
-        StoreError: the output cannot be written, or holds another shard set.
+        RunExistsError: the output holds another shard set.
+        StoreError: the output cannot be written.
         MeshError: not one of the meshes can be rendered.
     """
     shapes = list_shapes(_source_path(job))
-    stage = keep_or_start(job.out, "render", job, _fingerprint(shapes), moot=("out", "num_workers"))
+    stage = keep_or_start(job.out, "render", job, _fingerprint(shapes), moot=("out", "fleet"))
     if stage.kept and (manifest := _whole_manifest(job.out)) is not None:
         return manifest
-    cut = _cut(shapes, job.shapes_per_shard)
-    num_views = len(build_cameras(job.capture.rig).view_matrices)
-    done: dict[int, _ShardDone] = {}
-    with ProgressLine("render") as progress, worker_pool(job.num_workers) as pool:
-        futures = {
-            pool.submit(_render_shard, number, part, job): number for number, part in cut.items()
-        }
-        started = time.perf_counter()
-        for future in as_completed(futures):
-            done[futures[future]] = future.result()
-            num_shapes = sum(part.info.num_samples for part in done.values() if part.info)
-            views_per_s = num_shapes * num_views / (time.perf_counter() - started)
-            num_rejects = sum(len(part.rejects) for part in done.values())
-            progress.show(
-                f"{len(done)}/{len(cut)} shards  {num_shapes}/{len(shapes)} shapes  "
-                f"{views_per_s:.0f} views/s  {num_rejects} rejected"
-            )
-    ordered = [done[number] for number in sorted(done)]
-    infos = [part.info for part in ordered if part.info]
-    rejects = [reject for part in ordered for reject in part.rejects]
-    if not infos:
+    tasks = _plan(job, shapes)
+    tally = _Tally(
+        num_tasks=len(tasks),
+        num_shapes=len(shapes),
+        num_views=len(build_cameras(job.capture.rig).view_matrices),
+        num_workers=job.fleet.num_workers,
+    )
+    with ProgressLine("render") as progress:
+        for shard in run_tasks(finish_shard, _from_anywhere(tasks), job.fleet):
+            tally.add(shard)
+            progress.show(str(tally))
+    entries = sorted((shard.entry for shard in tally.finished), key=lambda entry: entry.name)
+    rejects = [reject for entry in entries for reject in entry.rejects]
+    if len(rejects) == len(shapes):
         raise MeshError(
             rejects[0].reason,
             f"none of the {len(shapes)} meshes could be rendered; the first: {rejects[0].detail}",
         )
-    manifest = publish_manifest(open_store(job.out), infos, rejects)
+    publish_manifest(open_store(job.out), entries)
     stage.finish()
-    return manifest
+    reasons = Counter(reject.reason for reject in rejects)
+    counts = ", ".join(f"{count} {reason}" for reason, count in sorted(reasons.items()))
+    print(f"{tally}; workers idle at the end {tally.straggling_s:.1f} s", flush=True)
+    print(f"rejected: {counts or 'none'}", flush=True)
+    return load_manifest(job.out)
+
+
+def _plan(job: RenderJob, shapes: Sequence[SourceShape]) -> tuple[ShardTask, ...]:
+    # Workers of a cluster run in folders of their own.
+    out = job.out if "://" in job.out else str(Path(job.out).resolve())
+    return plan_shards(shapes, job.shapes_per_shard, out, job.capture)
+
+
+def _from_anywhere(tasks: Sequence[ShardTask]) -> list[ShardTask]:
+    """Begin at a random shard, so that jobs that share a set do not follow on each other's heels.
+
+    What comes out does not depend on the order.
+    """
+    start = random.randrange(len(tasks))
+    return [*tasks[start:], *tasks[:start]]
+
+
+def _num_planned(shard: FinishedShard) -> int:
+    return shard.entry.num_samples + len(shard.entry.rejects)
 
 
 def _source_path(job: RenderJob) -> Path:
-    return DEMO_SHAPES if job.source == "demo" else Path(job.source)
+    return DEMO_SHAPES if job.source == "demo" else Path(job.source).resolve()
 
 
-def _cut(
-    shapes: Sequence[SourceShape], shapes_per_shard: int
-) -> dict[int, tuple[SourceShape, ...]]:
-    """Cut a list of shapes into shards, by number."""
-    starts = range(0, len(shapes), shapes_per_shard)
-    return {
-        number: tuple(shapes[start : start + shapes_per_shard])
-        for number, start in enumerate(starts)
-    }
-
-
-def _render_shard(number: int, shapes: Sequence[SourceShape], job: RenderJob) -> _ShardDone:
-    """Render and publish one shard; runs in a worker process."""
-    rejects: list[Reject] = []
-    samples = _capture_all(shapes, job.capture, rejects)
-    first = next(samples, None)
-    if first is None:
-        return _ShardDone(info=None, rejects=tuple(rejects))
-    info = write_shard(open_store(job.out), shard_name(number), chain([first], samples))
-    return _ShardDone(info=info, rejects=tuple(rejects))
-
-
-def _capture_all(
-    shapes: Sequence[SourceShape], config: CaptureConfig, rejects: list[Reject]
-) -> Iterator[Sample]:
-    """Give the samples of the shapes that can be rendered; add the others to `rejects`."""
-    for shape in shapes:
+def _estimate(job: RenderJob, shapes: Sequence[SourceShape]) -> str:
+    """Capture a few shapes, spread over the list, and tell what all would take."""
+    tried = shapes[:: max(1, len(shapes) // _NUM_TRIED)][:_NUM_TRIED]
+    num_bytes, num_good = 0, 0
+    started = time.process_time()
+    for shape in tried:
         try:
-            yield capture(shape.read_mesh(), shape.source_id, shape.label, config)
-        except MeshError as error:
-            rejects.append(Reject(shape.source_id, error.reason, str(error)))
+            sample = capture(shape.read_mesh(), shape.source_id, shape.label, job.capture)
+        except MeshError:
+            continue
+        num_good += 1
+        num_bytes += sum(len(content) for content in encode_sample(sample).values())
+    seconds = (time.process_time() - started) / len(tried)
+    if not num_good:
+        return f"guess  none of {len(tried)} meshes tried can be rendered"
+    per_shape = num_bytes / num_good
+    return (
+        f"guess  from {len(tried)} meshes: {per_shape * len(shapes) / 1e9:.2f} GB, "
+        f"{per_shape * job.shapes_per_shard / 1e6:.0f} MB a shard; "
+        f"{seconds * len(shapes) / 3600:.2f} CPU hours, "
+        f"{seconds * len(shapes) / job.fleet.num_workers / 3600:.2f} hours with all workers up"
+    )
 
 
 def _fingerprint(shapes: Sequence[SourceShape]) -> str:
@@ -172,11 +218,12 @@ def _whole_manifest(out: str) -> Manifest | None:
     try:
         manifest = load_manifest(out)
         store = open_store(out)
-        sizes = [store.size(shard.name) for shard in manifest.shards]
+        shards = [shard for shard in manifest.shards if shard.num_samples]
+        sizes = [store.size(shard.name) for shard in shards]
     except ShardError as error:
         print(f"rendering again: {error}", flush=True)
         return None
-    if sizes != [shard.num_bytes for shard in manifest.shards]:
+    if sizes != [shard.num_bytes for shard in shards]:
         print(f"rendering again: a shard of {out} is cut short", flush=True)
         return None
     return manifest

@@ -45,7 +45,8 @@ def test_a_folder_of_broken_meshes_only(tmp_path: Path, capsys: pytest.CaptureFi
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "a.off").write_text("OFF\n3 1 0\n0 0 0\n")
     code, line = complaint(
-        ["render", f"source={tmp_path / 'in'}", f"out={tmp_path / 'out'}", "num_workers=1"], capsys
+        ["render", f"source={tmp_path / 'in'}", f"out={tmp_path / 'out'}", "fleet.max_workers=1"],
+        capsys,
     )
     assert code == 4
     assert "none of the 1 meshes" in line
@@ -193,7 +194,7 @@ def write_cubes(folder: Path, count: int) -> Path:
 
 
 SMALL_RENDER = [
-    "num_workers=1",
+    "fleet.max_workers=1",
     "shapes_per_shard=1",
     "capture.num_points=64",
     "capture.rig.size_px=32",
@@ -273,7 +274,7 @@ def test_control_c_in_a_render_ends_it_soon_and_leaves_no_process(tmp_path: Path
 
 @pytest.mark.parametrize(
     "wrong",
-    ["num_workers=0", "shapes_per_shard=0", "capture.num_points=0", "out=", "source="],
+    ["fleet.max_workers=-1", "shapes_per_shard=0", "capture.num_points=0", "out=", "source="],
 )
 def test_a_setting_out_of_range_is_refused_before_anything_is_written(
     wrong: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -14,7 +14,7 @@ from shards.manifest import load_manifest
 from shards.verify import verify
 
 SMALL = [
-    "render.num_workers=1",
+    "render.fleet.max_workers=1",
     "render.shapes_per_shard=5",
     "render.capture.num_points=512",
     "render.capture.rig.size_px=64",

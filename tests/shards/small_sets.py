@@ -3,15 +3,27 @@
 Not in conftest.py, so that child processes can import them by a name that no other folder has.
 """
 
+import io
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from shards.codec import encode_picture
-from shards.manifest import Manifest, Reject, publish_manifest, shard_name
+from shards.columns import columns_of
+from shards.manifest import (
+    Manifest,
+    Reject,
+    ShardInfo,
+    load_manifest,
+    publish_manifest,
+    publish_part,
+    shard_name,
+)
 from shards.schema import Sample, SampleMeta
-from shards.store import LocalStore
-from shards.writer import write_shard
+from shards.store import LocalStore, Store, sha256
+from shards.writer import index_tar, write_shard
 
 NUM_POINTS = 61  # not a multiple of 8: the last byte of a visibility row has spare bits
 NUM_VIEWS = 3
@@ -48,7 +60,21 @@ def make_sample(number: int) -> Sample:
     )
 
 
+def indexed(store: Store, name: str) -> ShardInfo:
+    """Tell of a shard from its bytes alone: what a writer or a part says can be held against it."""
+    content = store.get(name)
+    columns = columns_of(list(index_tar(io.BytesIO(content), name)))
+    return ShardInfo(name, len(content), sha256(content), columns)
+
+
+def publish_set(store: Store, infos: Sequence[ShardInfo]) -> Manifest:
+    """Tell of shards that were written, and make them a set."""
+    publish_manifest(store, [publish_part(store, info) for info in infos])
+    return load_manifest(store)
+
+
 def make_set(folder: Path, num_shards: int = 3, per_shard: int = 4) -> Manifest:
+    """Write a set; the second shard lacks a shape that was rejected."""
     store = LocalStore(folder)
     infos = [
         write_shard(
@@ -58,4 +84,6 @@ def make_set(folder: Path, num_shards: int = 3, per_shard: int = 4) -> Manifest:
         )
         for shard in range(num_shards)
     ]
-    return publish_manifest(store, infos, [Reject("set/broken", "no_faces", "it has no faces")])
+    at = min(1, num_shards - 1)
+    infos[at] = replace(infos[at], rejects=(Reject("set/broken", "no_faces", "it has no faces"),))
+    return publish_set(store, infos)

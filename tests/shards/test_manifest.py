@@ -7,18 +7,28 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from small_sets import indexed, publish_set
 
 import shards.manifest
+from shards.columns import empty_shard, join_columns
 from shards.errors import (
     AlreadyInStoreError,
     ManifestError,
     NotFoundInStoreError,
     NotWholeError,
 )
-from shards.manifest import Reject, load_manifest, publish_manifest, shard_name
+from shards.manifest import (
+    Reject,
+    load_manifest,
+    load_part,
+    part_name,
+    publish_manifest,
+    publish_part,
+    shard_name,
+)
 from shards.schema import SchemaError, sample_key
 from shards.store import LocalStore, RemoteStore
-from shards.writer import index_shard, write_shard
+from shards.writer import write_shard
 
 
 def test_the_manifest_holds_every_sample_in_the_order_written(shard_set):
@@ -35,7 +45,7 @@ def test_the_manifest_holds_every_sample_in_the_order_written(shard_set):
 
 
 def test_rows_are_those_the_writer_told(shard_set):
-    infos = [index_shard(LocalStore(Path(shard_set.url)), each.name) for each in shard_set.shards]
+    infos = [indexed(LocalStore(Path(shard_set.url)), each.name) for each in shard_set.shards]
     told = [row for info in infos for row in info.samples.rows()]
     assert [shard_set.row(index) for index in range(12)] == told
     assert [row for shard in shard_set.shards for row in shard.samples.rows()] == told
@@ -60,7 +70,8 @@ def test_the_digest_tells_content_not_names_places_or_rejects(tmp_path, samples_
             write_shard(store, name, samples_of(range(start, start + 2)))
             for start, name in zip(numbers, names, strict=True)
         ]
-        return publish_manifest(store, infos, rejects).digest
+        infos[0] = replace(infos[0], rejects=tuple(rejects))
+        return publish_set(store, infos).digest
 
     first = published("a", (0, 2), ("a.tar", "b.tar"))
     assert published("b", (0, 2), ("y.tar", "x.tar"), [Reject("x", "y", "z")]) == first
@@ -72,27 +83,31 @@ def test_the_digest_tells_content_not_names_places_or_rejects(tmp_path, samples_
 def test_a_set_in_object_storage_is_published_and_loaded(tmp_path, samples_of):
     store = RemoteStore(f"file://{tmp_path}")
     info = write_shard(store, shard_name(0), samples_of(range(3)))
-    published = publish_manifest(store, [info])
+    published = publish_set(store, [info])
     assert load_manifest(store).digest == published.digest
     assert store.list_names("manifest") == [
         "manifest/rejects.parquet",
-        "manifest/samples.parquet",
+        "manifest/samples/shard-000000.parquet",
         "manifest/shards.parquet",
     ]
 
 
 def test_publishing_again_succeeds_and_publishing_another_set_does_not(shard_set):
-    again = publish_manifest(shard_set.url, shard_set.shards, shard_set.rejects)
-    assert again.digest == shard_set.digest
+    store = LocalStore(Path(shard_set.url))
+    assert publish_set(store, shard_set.shards).digest == shard_set.digest
     with pytest.raises(AlreadyInStoreError):
-        publish_manifest(shard_set.url, shard_set.shards[:2], shard_set.rejects)
+        publish_set(store, shard_set.shards[:2])
+    with pytest.raises(AlreadyInStoreError):
+        publish_part(store, replace(shard_set.shards[1], rejects=()))
     assert load_manifest(shard_set.url).digest == shard_set.digest
 
 
-@pytest.mark.parametrize("published_before", range(4))
+@pytest.mark.parametrize("published_before", range(5))
 def test_an_interrupted_publish_leaves_no_set(tmp_path, samples_of, monkeypatch, published_before):
     store = LocalStore(tmp_path)
-    infos = [write_shard(store, shard_name(0), samples_of(range(2)))]
+    infos = [
+        write_shard(store, shard_name(n), samples_of(range(2 * n, 2 * n + 2))) for n in range(2)
+    ]
     put_once, calls = shards.manifest.put_once, []
 
     def dies(*arguments):
@@ -103,11 +118,35 @@ def test_an_interrupted_publish_leaves_no_set(tmp_path, samples_of, monkeypatch,
 
     monkeypatch.setattr(shards.manifest, "put_once", dies)
     with pytest.raises(KeyboardInterrupt):
-        publish_manifest(tmp_path, infos)
+        publish_set(store, infos)
     monkeypatch.undo()
     with pytest.raises(NotWholeError, match="not whole"):
         load_manifest(tmp_path)
-    assert publish_manifest(tmp_path, infos).num_samples == 2
+    assert publish_set(store, infos).num_samples == 4
+
+
+def test_a_shard_is_finished_once_its_part_is_told(tmp_path, samples_of):
+    store = LocalStore(tmp_path)
+    rejects = (Reject("set/x", "timeout", "took 60 s"), Reject("set/y", "no_faces", "has none"))
+    info = replace(write_shard(store, "a.tar", samples_of(range(3))), rejects=rejects)
+    assert load_part(store, "a.tar") is None
+    entry = publish_part(store, info)
+    assert load_part(store, "a.tar") == entry
+    assert (entry.num_samples, entry.rejects, entry.sha256) == (3, rejects, store.sha256("a.tar"))
+    (tmp_path / part_name("b.tar")).write_bytes((tmp_path / part_name("a.tar")).read_bytes())
+    with pytest.raises(ManifestError, match=r"tells of 'a\.tar'"):
+        load_part(store, "b.tar")
+
+
+def test_joined_columns_tell_of_every_sample_what_its_shard_did(tmp_path, samples_of):
+    store = LocalStore(tmp_path)
+    parts = [
+        write_shard(store, f"{n}.tar", samples_of(range(3 * n, 3 * n + size))).samples
+        for n, size in enumerate((2, 3, 1))
+    ]
+    parts.insert(1, empty_shard("empty.tar", ()).samples)
+    joined = join_columns(parts)
+    assert joined.rows() == [row for part in parts for row in part.rows()]
 
 
 def test_a_missing_folder_is_told_apart_from_a_set_that_is_not_whole(tmp_path):
@@ -120,14 +159,15 @@ def test_a_missing_folder_is_told_apart_from_a_set_that_is_not_whole(tmp_path):
 def test_repeated_names_and_empty_sets_are_refused(tmp_path, samples_of):
     store = LocalStore(tmp_path)
     a = write_shard(store, "a.tar", samples_of(range(2)))
-    b = write_shard(store, "b.tar", samples_of(range(1, 3)))
-    with pytest.raises(ManifestError, match="'set/shape-1' comes more than once"):
-        publish_manifest(store, [a, b])
+    entry = publish_part(store, a)
+    lost = publish_part(store, empty_shard("b.tar", [Reject("set/x", "no_faces", "has none")]))
     with pytest.raises(ManifestError, match=r"shard 'a\.tar' comes more than once"):
-        publish_manifest(store, [a, a])
-    with pytest.raises(ManifestError, match="a set of no shards"):
-        publish_manifest(store, [])
-    assert store.list_names() == ["a.tar", "b.tar"]
+        publish_manifest(store, [entry, entry])
+    for entries in ([], [lost]):
+        with pytest.raises(ManifestError, match="a set of no samples"):
+            publish_manifest(store, entries)
+    with pytest.raises(NotWholeError):
+        load_manifest(store)
 
 
 def _edit(shard_set, change):
@@ -168,7 +208,7 @@ def test_digests_that_are_no_text_are_refused(shard_set, digest, which):
         if which == "all":
             record["sha256"] = digest
         else:
-            record["sha256"]["manifest/samples.parquet"] = digest
+            record["sha256"]["manifest/rejects.parquet"] = digest
 
     _edit(shard_set, change)
     with pytest.raises(ManifestError):
@@ -186,7 +226,7 @@ def test_reading_and_publishing_a_manifest_starts_no_thread(tmp_path, shard_set)
     code = """
 import sys
 from pathlib import Path
-from shards.manifest import load_manifest, publish_manifest
+from shards.manifest import load_manifest, publish_manifest, publish_part
 from shards.store import LocalStore
 
 def num_threads():
@@ -194,7 +234,8 @@ def num_threads():
 
 before = num_threads()
 manifest = load_manifest(sys.argv[1])
-publish_manifest(LocalStore(Path(sys.argv[2])), manifest.shards, manifest.rejects)
+copy = LocalStore(Path(sys.argv[2]))
+publish_manifest(copy, [publish_part(copy, shard) for shard in manifest.shards])
 assert num_threads() == before, (before, num_threads())
 """
     subprocess.run([sys.executable, "-c", code, shard_set.url, tmp_path / "copy"], check=True)
@@ -215,4 +256,8 @@ def test_a_table_swapped_for_another_is_refused(shard_set):
 def test_a_shard_name_that_leaves_the_folder_is_refused(tmp_path, samples_of):
     info = write_shard(LocalStore(tmp_path), "a.tar", samples_of(range(1)))
     with pytest.raises(SchemaError, match="plain file name"):
-        publish_manifest(tmp_path, [replace(info, name="../a.tar")])
+        publish_part(LocalStore(tmp_path), replace(info, name="../a.tar"))
+    entry = publish_part(LocalStore(tmp_path), info)
+    publish_manifest(tmp_path, [replace(entry, name="../a.tar")])
+    with pytest.raises(SchemaError, match="plain file name"):
+        load_manifest(tmp_path)

@@ -50,6 +50,7 @@ def test_what_is_put_is_read(store, tmp_path):
     assert get_range(store, "a/bytes", 8, 100) == b"89"
     assert store.get_ranges("a/bytes", [(3, 2), (20, 5)]) == [b"34", b""]
     assert store.size("a/bytes") == 10
+    assert store.sha256("a/bytes") == sha256(b"0123456789")
     assert store.list_names() == ["a/bytes", "a/file", "b"]
     assert store.list_names("a") == ["a/bytes", "a/file"]
 

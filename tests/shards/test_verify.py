@@ -4,13 +4,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from small_sets import make_set, publish_set
 
 from shards.__main__ import main
+from shards.columns import Reject, empty_shard
 from shards.errors import MEND_MANIFEST, MEND_SHARD, ShardError
-from shards.manifest import load_manifest, publish_manifest, shard_name
+from shards.manifest import load_manifest, part_name, shard_name
+from shards.reader import Request, ShardReader
 from shards.store import LocalStore
 from shards.verify import EXIT_DAMAGED, EXIT_MISSING, EXIT_WHOLE, inspect, stats, verify
-from shards.writer import index_shard, write_shard
+from shards.writer import write_shard
 
 
 def _flip(path: Path, position: int) -> None:
@@ -50,7 +53,7 @@ def test_every_flipped_byte_of_a_shard_is_found(tmp_path, make_set_in):
     [
         "manifest.json",
         "manifest/shards.parquet",
-        "manifest/samples.parquet",
+        part_name(shard_name(1)),
         "manifest/rejects.parquet",
     ],
 )
@@ -96,7 +99,7 @@ def test_a_missing_shard_a_missing_table_and_a_missing_set_are_told_apart_from_d
     report = verify(shard_set.url)
     assert [(each.kind, each.name) for each in report.findings] == [("missing", shard_name(1))]
     assert main(["verify", shard_set.url]) == EXIT_MISSING
-    (Path(shard_set.url) / "manifest/samples.parquet").unlink()
+    (Path(shard_set.url) / part_name(shard_name(2))).unlink()
     assert verify(shard_set.url).exit_code == EXIT_MISSING
     (Path(shard_set.url) / "manifest.json").unlink()
     assert "not whole" in str(verify(shard_set.url))
@@ -106,7 +109,7 @@ def test_a_missing_shard_a_missing_table_and_a_missing_set_are_told_apart_from_d
     assert "no such folder; check the path" in capsys.readouterr().err
 
 
-def test_what_a_remedy_says_mends_the_set(shard_set, samples_of):
+def test_what_a_remedy_says_mends_the_set(shard_set):
     """`remove it, then run the same rendering again`, for every file of the set."""
     root = Path(shard_set.url)
     for name in [shard_name(1), "manifest.json", *LocalStore(root).list_names("manifest")]:
@@ -119,11 +122,7 @@ def test_what_a_remedy_says_mends_the_set(shard_set, samples_of):
             assert MEND_MANIFEST in finding.detail
             shutil.rmtree(root / "manifest")
             (root / "manifest.json").unlink()
-        infos = [
-            write_shard(LocalStore(root), shard_name(number), samples_of(range(start, start + 4)))
-            for number, start in enumerate((0, 4, 8))
-        ]
-        publish_manifest(root, infos, shard_set.rejects)
+        make_set(root)
         assert verify(root).findings == ()
 
 
@@ -181,19 +180,34 @@ def test_a_member_table_that_does_not_match_the_tar_is_found(tmp_path, samples_o
     store = LocalStore(tmp_path)
     info = write_shard(store, shard_name(0), samples_of(range(2)))
     getattr(info.samples, column)[4] += 1
-    publish_manifest(store, [info])
+    publish_set(store, [info])
     (finding,) = verify(tmp_path).findings
-    assert finding.name == "manifest/samples.parquet"
+    assert finding.name == part_name(shard_name(0))
     assert info.samples.keys[0] in finding.detail
 
 
-def test_a_job_that_lost_its_notes_recovers_them_from_the_shards(shard_set, tmp_path):
-    store = LocalStore(Path(shard_set.url))
-    infos = [index_shard(store, shard.name) for shard in shard_set.shards]
-    for name in ("manifest.json", *store.list_names("manifest")):
-        (store.root / name).unlink()
-    assert publish_manifest(store, infos).digest == shard_set.digest
-    assert verify(store.root).exit_code == EXIT_WHOLE
+def test_a_source_id_in_two_shards_is_found(tmp_path, samples_of):
+    store = LocalStore(tmp_path)
+    infos = [write_shard(store, shard_name(n), samples_of(range(n, n + 2))) for n in range(2)]
+    publish_set(store, infos)
+    (finding,) = verify(tmp_path).findings
+    assert finding.name == "set/shape-1"
+
+
+def test_a_shard_whose_shapes_were_all_rejected_is_no_missing_shard(tmp_path, samples_of):
+    store = LocalStore(tmp_path)
+    lost = empty_shard(shard_name(1), [Reject("set/lost", "no_faces", "it has no faces")])
+    infos = [
+        write_shard(store, shard_name(0), samples_of(range(2))),
+        lost,
+        write_shard(store, shard_name(2), samples_of(range(2, 4))),
+    ]
+    manifest = publish_set(store, infos)
+    assert verify(tmp_path).findings == ()
+    assert manifest.rejects == lost.rejects
+    reader = ShardReader(manifest)
+    ids = [reader.read(Request(index)).meta.source_id for index in range(4)]
+    assert ids == [f"set/shape-{number}" for number in range(4)]
 
 
 def test_stats_count_what_is_there(shard_set, capsys):

@@ -11,12 +11,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from small_sets import indexed
 
 from shards.codec import decode_picture, decode_sample, encode_sample
 from shards.errors import AlreadyInStoreError, CorruptSampleError
 from shards.schema import SchemaError
 from shards.store import LocalStore, RemoteStore
-from shards.writer import index_shard, write_shard
+from shards.writer import write_shard
 
 
 def test_the_same_samples_give_the_same_file_in_any_store(tmp_path, samples_of):
@@ -104,7 +105,7 @@ def test_writing_a_shard_again_succeeds_and_another_one_of_its_name_fails(tmp_pa
     assert write_shard(store, "s.tar", samples_of(range(3))).sha256 == first.sha256
     with pytest.raises(AlreadyInStoreError, match="remove it first"):
         write_shard(store, "s.tar", samples_of(range(4)))
-    assert index_shard(store, "s.tar").sha256 == first.sha256
+    assert indexed(store, "s.tar").sha256 == first.sha256
 
 
 def _race(folder: Path, size: int) -> int:
@@ -122,14 +123,14 @@ def test_of_racing_processes_one_wins_and_what_it_wrote_is_whole(tmp_path, monke
     with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
         wrote = [done.result() for done in [pool.submit(_race, tmp_path, n) for n in (3, 4)]]
     assert sorted(wrote) in ([0, 3], [0, 4])
-    assert index_shard(LocalStore(tmp_path), "s.tar").num_samples == max(wrote)
+    assert indexed(LocalStore(tmp_path), "s.tar").num_samples == max(wrote)
     assert [path.name for path in tmp_path.iterdir()] == ["s.tar"]
 
 
 def test_an_index_made_afterwards_equals_the_writers(tmp_path, samples_of):
     store = LocalStore(tmp_path)
     written = write_shard(store, "s.tar", samples_of(range(3)))
-    found = index_shard(store, "s.tar")
+    found = indexed(store, "s.tar")
     assert found.samples.rows() == written.samples.rows()
     assert (found.sha256, found.num_bytes) == (written.sha256, written.num_bytes)
 
@@ -205,7 +206,7 @@ def test_no_truncated_shard_is_indexed(tmp_path, samples_of):
     for length in range(0, end, 512):
         (tmp_path / "t.tar").write_bytes(content[:length])
         try:
-            found = index_shard(store, "t.tar")
+            found = indexed(store, "t.tar")
         except CorruptSampleError:
             continue
         # A cut between two samples leaves a sound tar of fewer samples: the SHA-256 tells.

@@ -1,0 +1,257 @@
+"""Where does independent work run? Processes of this machine, or tasks of a Ray cluster.
+
+A task must be idempotent: the one that a killed worker was at is done again by another. Results
+come in the order in which they are ready.
+"""
+
+import ctypes
+import os
+import signal
+import sys
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from multiprocessing import get_context
+from multiprocessing.connection import Connection, wait
+from typing import Literal, TypeVar, cast
+
+from shards.errors import TransientStoreError
+
+Task = TypeVar("Task")
+Result = TypeVar("Result")
+
+# A task that took this many workers with it, or met as many faults of the store, is given up.
+_MAX_ATTEMPTS = 10
+# How long a worker may take to clear up when it is asked to end.
+_GRACE_S = 5.0
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+class WorkerDiedError(RuntimeError):
+    """Workers were killed from outside again and again, most often for want of memory."""
+
+
+@dataclass(frozen=True, slots=True)
+class FleetConfig:
+    """Where independent work runs.
+
+    Attributes:
+        name: `local` starts processes; `ray` sends tasks to a Ray cluster, whose autoscaler brings
+            machines for those that wait and takes them away when none do.
+        max_workers: tasks that run at once; 0 for one per core of this machine (`local` only).
+        min_workers: workers that the cluster is asked to keep up from the start (`ray` only).
+        cpus_per_worker: of the cluster, for each task (`ray` only).
+        gpus_per_worker: of the cluster, for each task; a fraction shares a GPU (`ray` only).
+        address: Ray cluster to join; `local` starts one that ends with the job.
+    """
+
+    name: Literal["local", "ray"] = "local"
+    max_workers: int = 0
+    min_workers: int = 0
+    cpus_per_worker: float = 1.0
+    gpus_per_worker: float = 0.0
+    address: str = "local"
+
+    def __post_init__(self) -> None:
+        if self.max_workers < 0 or not 0 <= self.min_workers <= self.max_workers:
+            raise ValueError(
+                f"fleet.min_workers={self.min_workers}, fleet.max_workers={self.max_workers}: both "
+                "must be at least 0, and the first not above the second"
+            )
+        if self.name == "ray" and self.max_workers == 0:
+            raise ValueError(
+                "fleet.max_workers=0: a cluster may grow without end; say how many tasks may run "
+                "at once"
+            )
+        if self.cpus_per_worker < 0 or self.gpus_per_worker < 0:
+            raise ValueError(
+                f"fleet.cpus_per_worker={self.cpus_per_worker}, fleet.gpus_per_worker="
+                f"{self.gpus_per_worker}: must be 0 or more"
+            )
+
+    @property
+    def num_workers(self) -> int:
+        """How many tasks run at once."""
+        return self.max_workers or len(os.sched_getaffinity(0))
+
+
+def run_tasks(
+    work: Callable[[Task], Result], tasks: Sequence[Task], fleet: FleetConfig
+) -> Generator[Result]:
+    """Run a function on every task; yield the results as they come.
+
+    Closing the generator, and any error, ends the workers at once.
+
+    Args:
+        work: a function of a module; runs in another process.
+        tasks: its arguments; they and the results are pickled.
+        fleet: where to run.
+
+    Raises:
+        WorkerDiedError: one task's workers were killed again and again.
+        Exception: whatever `work` raises.
+    """
+    match fleet.name:
+        case "local":
+            yield from _on_this_machine(work, tasks, min(fleet.num_workers, len(tasks)))
+        case "ray":
+            yield from _on_ray(work, tasks, fleet)
+
+
+class _Worker:
+    """A process that does one task at a time."""
+
+    def __init__(self, work: Callable[..., object]) -> None:
+        context = get_context("spawn")
+        self.connection, theirs = context.Pipe()
+        self.process = context.Process(target=_serve, args=(theirs, work))
+        self.process.start()
+        theirs.close()
+
+    def start(self, task: object) -> bool:
+        """Hand over a task; False if the process is gone."""
+        try:
+            self.connection.send(task)
+        except (BrokenPipeError, ConnectionResetError):
+            return False
+        return True
+
+    def result(self) -> object:
+        """Give the result that is ready.
+
+        Raises:
+            EOFError, ConnectionResetError: the process is gone.
+            Exception: what the work raised.
+        """
+        succeeded, result = self.connection.recv()
+        if not succeeded:
+            raise result
+        return result
+
+    def close(self) -> None:
+        """End the process, by force if it does not go by itself."""
+        self.process.terminate()
+        self.process.join(_GRACE_S)
+        self.process.kill()
+        self.process.join()
+        self.process.close()
+        self.connection.close()
+
+
+def _on_this_machine(
+    work: Callable[[Task], Result], tasks: Sequence[Task], num_workers: int
+) -> Iterator[Result]:
+    waiting = deque((task, 1) for task in tasks)
+    busy: dict[Connection, tuple[_Worker, Task, int]] = {}
+    with ExitStack() as workers:
+
+        def start_worker() -> _Worker:
+            worker = _Worker(work)
+            workers.callback(worker.close)
+            return worker
+
+        idle = [start_worker() for _ in range(num_workers)]
+        workers.callback(lambda: [worker.process.terminate() for worker, _, _ in busy.values()])
+        while waiting or busy:
+            while waiting and idle:
+                worker = idle.pop()
+                if worker.start(waiting[0][0]):
+                    busy[worker.connection] = (worker, *waiting.popleft())
+                else:
+                    idle.append(start_worker())
+            for connection in wait(list(busy)):
+                worker, task, attempt = busy.pop(cast(Connection, connection))
+                try:
+                    result = worker.result()
+                except (EOFError, ConnectionResetError) as error:
+                    idle.append(start_worker())
+                    _try_again(waiting, task, attempt, _died(attempt), error)
+                except TransientStoreError as error:
+                    idle.append(worker)
+                    _try_again(waiting, task, attempt, error, None)
+                else:
+                    idle.append(worker)
+                    yield cast(Result, result)
+
+
+def _try_again(
+    waiting: deque[tuple[Task, int]],
+    task: Task,
+    attempt: int,
+    failure: Exception,
+    cause: Exception | None,
+) -> None:
+    """Put a task back in the queue, at its end, or give it up."""
+    if attempt == _MAX_ATTEMPTS:
+        raise failure from cause
+    waiting.append((task, attempt + 1))
+
+
+def _died(attempts: int) -> WorkerDiedError:
+    return WorkerDiedError(
+        f"a task lost {attempts} workers, killed from outside, probably for want of memory; run "
+        "the same command again with fewer workers, or give each more memory"
+    )
+
+
+def _serve(connection: Connection, work: Callable[[object], object]) -> None:
+    """Do tasks until nobody asks any more; runs in a worker process."""
+    # Ctrl-C is the parent's business, which asks its workers to end; they end with it in any case.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    end_with_parent()
+    with suppress(EOFError):
+        while True:
+            task = connection.recv()
+            try:
+                answer = (True, work(task))
+            except Exception as error:
+                answer = (False, error)
+            connection.send(answer)
+
+
+def end_with_parent() -> None:
+    """Have the kernel kill this process when the thread that started it ends."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _on_ray(
+    work: Callable[[Task], Result], tasks: Sequence[Task], fleet: FleetConfig
+) -> Iterator[Result]:
+    import ray
+    from ray.autoscaler.sdk import request_resources
+    from ray.exceptions import NodeDiedError, OutOfMemoryError, WorkerCrashedError
+
+    share = {"CPU": fleet.cpus_per_worker, "GPU": fleet.gpus_per_worker}
+    on_ray = ray.remote(
+        num_cpus=fleet.cpus_per_worker,
+        num_gpus=fleet.gpus_per_worker,
+        max_retries=_MAX_ATTEMPTS - 1,
+        retry_exceptions=[TransientStoreError],  # pyright: ignore[reportArgumentType]
+    )(work)
+    with ray.init(
+        address=fleet.address,
+        include_dashboard=False,
+        log_to_driver=False,
+        configure_logging=False,
+    ):
+        if fleet.min_workers:
+            request_resources(bundles=[share] * fleet.min_workers)
+        waiting = deque(tasks)
+        running: list[ray.ObjectRef[Result]] = []
+        try:
+            while waiting or running:
+                # No more than may run: what waits in the cluster is what its autoscaler sees.
+                while waiting and len(running) < fleet.max_workers:
+                    running.append(on_ray.remote(waiting.popleft()))
+                ready, running = ray.wait(running, num_returns=1)
+                yield ray.get(ready[0])
+        except (NodeDiedError, OutOfMemoryError, WorkerCrashedError) as error:
+            raise _died(_MAX_ATTEMPTS) from error
+        finally:
+            for reference in running:
+                ray.cancel(reference, force=True)
+            if fleet.min_workers:
+                request_resources(bundles=[])

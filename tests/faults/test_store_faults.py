@@ -1,0 +1,123 @@
+"""Object storage over a real S3-compatible server, and over a proxy that fails."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from fault_proxy import Faults, fault_proxy
+
+from shards.errors import AlreadyInStoreError, NotFoundInStoreError, StoreError
+from shards.store import open_store, put_once, sha256
+from tests.s3_server import BUCKET, S3Server, s3_server
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    with s3_server(tmp_path_factory.mktemp("s3")) as running:
+        yield running
+
+
+def at(server: S3Server, monkeypatch: pytest.MonkeyPatch, port: int | None = None) -> None:
+    for name, value in server.environment(port).items():
+        monkeypatch.setenv(name, value)
+
+
+def test_a_bucket_keeps_what_a_folder_keeps(server, monkeypatch, tmp_path):
+    at(server, monkeypatch)
+    store = open_store(f"s3://{BUCKET}/plain")
+    store.put_new("a/b", b"0123456789")
+    (tmp_path / "file").write_bytes(b"from a file")
+    store.put_new("c", tmp_path / "file")
+    with pytest.raises(AlreadyInStoreError):
+        store.put_new("a/b", b"other")
+    assert store.get("a/b") == b"0123456789"
+    assert store.get_ranges("a/b", [(2, 3), (8, 9), (20, 1)]) == [b"234", b"89", b""]
+    assert (store.size("c"), store.sha256("c")) == (11, sha256(b"from a file"))
+    assert store.list_names() == ["a/b", "c"]
+    with pytest.raises(NotFoundInStoreError):
+        store.sha256("none")
+
+
+def test_of_racing_writers_one_wins_and_the_same_work_succeeds(server, monkeypatch):
+    at(server, monkeypatch)
+    store = open_store(f"s3://{BUCKET}/race")
+
+    def write(number: int) -> bool:
+        try:
+            put_once(store, "one", b"content %d" % (number % 3))
+        except AlreadyInStoreError:
+            return False
+        return True
+
+    with ThreadPoolExecutor(12) as threads:
+        won = list(threads.map(write, range(12)))
+    winner = int(store.get("one").split()[1])
+    assert won == [number % 3 == winner for number in range(12)]
+
+
+def test_a_failing_server_loses_and_repeats_nothing(server, monkeypatch):
+    faults = Faults(refused=0.1, reset=0.05, answer_lost=0.05, answer_cut=0.05, seed=1)
+    contents = {f"object-{n}": os.urandom(1000 * n + 1) for n in range(60)}
+    with fault_proxy(server.port, faults) as port:
+        at(server, monkeypatch, port)
+        store = open_store(f"s3://{BUCKET}/faulty")
+        for name, content in contents.items():
+            assert put_once(store, name, content) == sha256(content)
+        assert store.list_names() == sorted(contents)
+        for name, content in contents.items():
+            assert store.get(name) == content
+            assert store.sha256(name) == sha256(content)
+            assert store.get_ranges(name, [(0, 1), (len(content) - 1, 1)])[1] == content[-1:]
+    assert all(faults.counts[kind] > 5 for kind in ("refused", "reset", "answer_lost")), faults
+
+
+def test_a_put_whose_answer_was_lost_counts_as_done(server, monkeypatch):
+    with fault_proxy(server.port, Faults(answer_lost=1.0)) as port:
+        at(server, monkeypatch, port)
+        with pytest.raises(StoreError, match="then run it again"):
+            put_once(open_store(f"s3://{BUCKET}/lost"), "a", b"content")
+    at(server, monkeypatch)
+    store = open_store(f"s3://{BUCKET}/lost")
+    assert store.get("a") == b"content"
+    put_once(store, "a", b"content")
+    with pytest.raises(AlreadyInStoreError):
+        put_once(store, "a", b"other")
+
+
+def test_a_large_shard_is_held_in_memory_no_more_than_once(server, tmp_path):
+    """256 MB are published twice and hashed; the mapped file itself counts in a process's peak."""
+    code = """
+import resource, sys
+from pathlib import Path
+from shards.store import open_store, put_once
+
+store = open_store(sys.argv[1])
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+put_once(store, "large", Path(sys.argv[2]))
+put_once(store, "large", Path(sys.argv[2]))
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
+"""
+    large = tmp_path / "large"
+    with large.open("wb") as file:
+        for _ in range(256):
+            file.write(os.urandom(1 << 20))
+    done = subprocess.run(
+        [sys.executable, "-c", code, f"s3://{BUCKET}/memory", large],
+        env=os.environ | server.environment(),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert int(done.stdout) < 1.3 * 256, "MB beyond what the imports take"
+
+
+def test_no_bucket_and_no_server_are_told_in_one_line(server, monkeypatch, tmp_path: Path):
+    at(server, monkeypatch)
+    with pytest.raises(StoreError, match="s3://nobody/x"):
+        open_store("s3://nobody/x").get("a")
