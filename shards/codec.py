@@ -23,6 +23,7 @@ from shards.schema import (
     NORMALS,
     POINTS,
     VISIBILITY,
+    RigViews,
     Sample,
     SampleMeta,
     SchemaError,
@@ -45,7 +46,7 @@ _NPY_MAGIC = b"\x93NUMPY\x01\x00"
 _NPY_HEADER = re.compile(
     rb"\{'descr': '([<|][a-z]\d{1,2})', 'fortran_order': False, 'shape': \(([\d, ]*)\), \} *\n"
 )
-_VIEW_NAME = re.compile(r"view(\d{2})\.jpg")
+_VIEW_NAME = re.compile(r"view(\d{2}|[1-9]\d{2})\.jpg")
 
 T = TypeVar("T")
 
@@ -184,8 +185,12 @@ def encode_meta(meta: SampleMeta) -> bytes:
     return json.dumps(asdict(meta), sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
 
 
-def decode_meta(content: bytes) -> SampleMeta:
-    """Read the meta record.
+def decode_meta(content: bytes, num_views: int) -> SampleMeta:
+    """Read the meta record, of any version.
+
+    Args:
+        content: the file.
+        num_views: of the sample, 0 where it is not known; version 1 names its one rig only.
 
     Raises:
         CodecError: not JSON, or fields missing, unknown or of another type.
@@ -196,6 +201,8 @@ def decode_meta(content: bytes) -> SampleMeta:
         raise CodecError(
             f"{META} is not JSON ({error}); it is damaged: write the shard again"
         ) from error
+    if isinstance(found, dict) and "rig" in found and "rigs" not in found:
+        found["rigs"] = [{"name": found.pop("rig"), "num_views": num_views}]
     names = {field.name for field in fields(SampleMeta)}
     if not isinstance(found, dict) or set(cast("dict[str, Any]", found)) != names:
         raise CodecError(
@@ -214,7 +221,7 @@ def _to_meta(found: dict[str, Any]) -> SampleMeta:
             source_id=_typed(found["source_id"], str),
             label=_typed(found["label"], str),
             size_px=_typed(found["size_px"], int),
-            rig=_typed(found["rig"], str),
+            rigs=tuple(_to_rig(rig) for rig in cast("list[object]", _typed(found["rigs"], list))),
             seed=_typed(found["seed"], int),
             center=(x, y, z),
             scale=_typed(found["scale"], float),
@@ -226,6 +233,13 @@ def _to_meta(found: dict[str, Any]) -> SampleMeta:
             f"{META}: {error}; every field must have the type SampleMeta gives it: "
             "write the shard again with this version"
         ) from error
+
+
+def _to_rig(found: object) -> RigViews:
+    rig = cast("dict[str, object]", _typed(found, dict))
+    if set(rig) != {"name", "num_views"}:
+        raise ValueError(f"a rig of {sorted(rig)}, not of name and num_views")
+    return RigViews(_typed(rig["name"], str), _typed(rig["num_views"], int))
 
 
 def _typed(value: object, kind: type[T]) -> T:
@@ -293,7 +307,7 @@ def decode_sample(members: Mapping[str, bytes]) -> Sample:
         projection_matrices=cameras[:, 1],
         visibility=_decode_visibility(members.get(VISIBILITY, b""), len(points), cameras),
         pictures=_pictures(members),
-        meta=decode_meta(members[META]),
+        meta=decode_meta(members[META], len(cameras)),
     )
     check_sample(sample)
     return sample

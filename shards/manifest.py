@@ -20,7 +20,7 @@ from jaxtyping import Int64
 
 from shards.columns import MemberSpan, Reject, SampleColumns, SampleRow, ShardInfo, shard_name
 from shards.errors import MEND_MANIFEST, ManifestError, NotFoundInStoreError, NotWholeError
-from shards.schema import SCHEMA_VERSION
+from shards.schema import READABLE_VERSIONS, SCHEMA_VERSION
 from shards.store import Store, open_store, put_once, sha256
 from shards.tables import (
     decode_rejects,
@@ -143,7 +143,7 @@ def publish_manifest(
         SAMPLES_TABLE: put_once(store, SAMPLES_TABLE, encode_samples(shards)),
         REJECTS_TABLE: put_once(store, REJECTS_TABLE, encode_rejects(rejects)),
     }
-    put_once(store, MANIFEST, _summary(files, shards, len(rejects)))
+    put_once(store, MANIFEST, _summary(SCHEMA_VERSION, files, shards, len(rejects)))
     return load_manifest(store)
 
 
@@ -168,19 +168,19 @@ def load_manifest(url: str | Path | Store) -> Manifest:
             "the rendering run to its end, or run the same rendering again; shards that are there "
             "stay as they are"
         ) from error
-    files = _read_summary(content, store.url)
+    version, files = _read_summary(content, store.url)
     samples, starts = decode_samples(_checked(store, SAMPLES_TABLE, files))
     parts = [samples.between(*edges) for edges in pairwise(starts)]
     shards = decode_shards(_checked(store, SHARDS_TABLE, files), parts)
     rejects = decode_rejects(_checked(store, REJECTS_TABLE, files))
     _check_places(shards, store.url)
-    if content != _summary(files, shards, len(rejects)):
+    if content != _summary(version, files, shards, len(rejects)):
         raise ManifestError(
             f"{store.url}/{MANIFEST}: says other things than the tables it names; it is damaged or "
             f"was edited: {MEND_MANIFEST}"
         )
     first_sample = np.array(starts[:-1], np.int64)
-    return Manifest(store.url, shards, samples, rejects, _digest(shards), first_sample)
+    return Manifest(store.url, shards, samples, rejects, _digest(version, shards), first_sample)
 
 
 def _store(url: str | Path | Store) -> Store:
@@ -195,11 +195,13 @@ def _refuse_repeats(kind: str, names: Sequence[str]) -> None:
         )
 
 
-def _summary(files: dict[str, str], shards: Sequence[ShardInfo], num_rejects: int) -> bytes:
+def _summary(
+    version: int, files: dict[str, str], shards: Sequence[ShardInfo], num_rejects: int
+) -> bytes:
     """Write manifest.json; its text is a function of what it says, so any change shows."""
     record = {
-        "schema_version": SCHEMA_VERSION,
-        "digest": _digest(shards),
+        "schema_version": version,
+        "digest": _digest(version, shards),
         "num_shards": len(shards),
         "num_samples": sum(shard.num_samples for shard in shards),
         "num_bytes": sum(shard.num_bytes for shard in shards),
@@ -209,13 +211,13 @@ def _summary(files: dict[str, str], shards: Sequence[ShardInfo], num_rejects: in
     return (json.dumps(record, indent=2, sort_keys=True) + "\n").encode()
 
 
-def _digest(shards: Sequence[ShardInfo]) -> str:
-    content = "\n".join([f"schema {SCHEMA_VERSION}", *(shard.sha256 for shard in shards)])
+def _digest(version: int, shards: Sequence[ShardInfo]) -> str:
+    content = "\n".join([f"schema {version}", *(shard.sha256 for shard in shards)])
     return hashlib.sha256(content.encode()).hexdigest()
 
 
-def _read_summary(content: bytes, url: str) -> dict[str, str]:
-    """Read which tables belong to the set; the rest of manifest.json is compared as a whole."""
+def _read_summary(content: bytes, url: str) -> tuple[int, dict[str, str]]:
+    """Read the version, and which tables belong to the set; the rest is compared as a whole."""
     try:
         found = json.loads(content)
         version = found["schema_version"]
@@ -225,12 +227,13 @@ def _read_summary(content: bytes, url: str) -> dict[str, str]:
         raise ManifestError(
             f"{url}/{MANIFEST}: {content[:60]!r} is no manifest ({error}); {MEND_MANIFEST}"
         ) from error
-    if version != SCHEMA_VERSION or not whole:
+    if version not in READABLE_VERSIONS or not whole:
         raise ManifestError(
-            f"{url}/{MANIFEST}: schema version {version}; this program reads {SCHEMA_VERSION}: "
-            "read it with the version that wrote it, or render into another folder"
+            f"{url}/{MANIFEST}: schema version {version}; this program reads "
+            f"{' and '.join(map(str, READABLE_VERSIONS))}: read it with the version that wrote it, "
+            "or render into another folder"
         )
-    return files
+    return version, files
 
 
 def _checked(store: Store, name: str, files: dict[str, str]) -> bytes:

@@ -101,4 +101,4 @@ def test_cfg_prints_what_would_run(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["render", "out=somewhere", "--cfg"]) == 0
     printed = OmegaConf.create(capsys.readouterr().out)
     assert printed.out == "somewhere"
-    assert printed.capture.rig.name == "dodecahedron"
+    assert printed.capture.rig.names == ["dodecahedron"]

@@ -12,7 +12,7 @@ from cluster.pool import worker_pool
 from cluster.progress import ProgressLine
 from cluster.record import keep_or_start
 from picpoint.assets import DEMO_SHAPES
-from picpoint.geometry.cameras import build_cameras
+from picpoint.geometry.rigs import build_cameras
 from picpoint.render.capture import CaptureConfig, capture
 from picpoint.render.meshes import MeshError
 from picpoint.render.sources import SourceShape, list_shapes
@@ -69,7 +69,7 @@ def describe(job: RenderJob) -> list[str]:
     labels = sorted({shape.label for shape in shapes} - {""})
     return [
         f"read   {len(shapes)} meshes in {len(labels)} classes from {_source_path(job)}",
-        f"render {job.capture.rig.name} at {job.capture.rig.size_px} px, "
+        f"render {', '.join(job.capture.rig.names)} at {job.capture.rig.size_px} px, "
         f"{job.capture.num_points} points, with {job.num_workers} processes",
         f"write  {len(cut)} shards of up to {job.shapes_per_shard} shapes to {job.out}",
     ]

@@ -8,7 +8,8 @@ from picpoint.data.augment import (
     move_points,
     random_motion,
 )
-from picpoint.geometry.cameras import RigConfig, build_cameras, world_to_pixel
+from picpoint.geometry.cameras import world_to_pixel
+from picpoint.geometry.rigs import RigConfig, build_cameras
 from picpoint.ops.farthest import farthest_order
 
 POINTS = np.random.default_rng(0).uniform(-0.5, 0.5, (200, 3)).astype(np.float32)

@@ -8,13 +8,12 @@ import torch
 
 from picpoint.geometry.cameras import (
     Cameras,
-    RigConfig,
-    build_cameras,
-    dodecahedron_vertices,
     look_at_origin,
     perspective,
     world_to_pixel,
 )
+from picpoint.geometry.layouts import dodecahedron_vertices
+from picpoint.geometry.rigs import RigConfig, build_cameras
 
 
 @pytest.fixture(scope="module")

@@ -6,8 +6,9 @@ import trimesh
 from embreex.mesh_construction import TriangleMesh
 from embreex.rtcore_scene import EmbreeScene
 
-from picpoint.geometry.cameras import RigConfig, build_cameras, look_at_origin, perspective
+from picpoint.geometry.cameras import look_at_origin, perspective
 from picpoint.geometry.clouds import sample_surface
+from picpoint.geometry.rigs import RigConfig, build_cameras
 from picpoint.geometry.visibility import pack_visibility, visible_points
 from picpoint.render.meshes import Material, Mesh
 from picpoint.render.rasterizer import RasterizerConfig, render

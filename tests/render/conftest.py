@@ -9,7 +9,8 @@ import trimesh
 from embreex.mesh_construction import TriangleMesh
 from embreex.rtcore_scene import EmbreeScene
 
-from picpoint.geometry.cameras import Cameras, RigConfig, build_cameras
+from picpoint.geometry.cameras import Cameras
+from picpoint.geometry.rigs import RigConfig, build_cameras
 from picpoint.render.meshes import Material, Mesh
 
 

@@ -5,11 +5,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from picpoint.geometry.cameras import RigConfig, world_to_pixel
+from picpoint.geometry.cameras import world_to_pixel
+from picpoint.geometry.rigs import RigConfig
 from picpoint.render.capture import CaptureConfig, capture, sampling_seed
 from picpoint.render.meshes import Material, Mesh, MeshError
 from shards.codec import decode_picture
-from shards.schema import Sample, check_sample
+from shards.schema import RigViews, Sample, check_sample
 
 CONFIG = CaptureConfig(num_points=1024)
 
@@ -37,7 +38,8 @@ def test_a_sample_follows_the_schema(sample: Sample):
     assert sample.num_points == 1024
     assert sample.num_views == 20
     assert (sample.meta.source_id, sample.meta.label) == ("letters/f", "letter")
-    assert (sample.meta.size_px, sample.meta.rig) == (224, "dodecahedron")
+    assert sample.meta.size_px == 224
+    assert sample.meta.rigs == (RigViews("dodecahedron", 20),)
     assert sample.meta.num_faces == 36
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from shards.codec import encode_picture
 from shards.manifest import Manifest, Reject, publish_manifest, shard_name
-from shards.schema import Sample, SampleMeta
+from shards.schema import RigViews, Sample, SampleMeta
 from shards.store import LocalStore
 from shards.writer import write_shard
 
@@ -38,7 +38,7 @@ def make_sample(number: int) -> Sample:
             source_id=f"set/shape-{number}",
             label=("chair", "table")[number % 2],
             size_px=SIZE_PX,
-            rig="ring",
+            rigs=(RigViews("ring_2_30deg", 2), RigViews("fibonacci_1", 1)),
             seed=number,
             center=(0.5, -1.0, 2.0),
             scale=0.25,

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from small_sets import NUM_VIEWS
 
 from shards.codec import (
     ARRAYS,
@@ -120,7 +121,11 @@ def test_a_picture_larger_than_asked_is_refused():
 
 @given(st.binary(max_size=200))
 def test_arbitrary_bytes_raise_our_error_or_decode(content):
-    for decode in (decode_picture, decode_meta, lambda c: decode_array(c, *ARRAYS[COLORS])):
+    for decode in (
+        decode_picture,
+        lambda c: decode_meta(c, NUM_VIEWS),
+        lambda c: decode_array(c, *ARRAYS[COLORS]),
+    ):
         with pytest.raises(CodecError):
             decode(content)
 
@@ -146,13 +151,17 @@ def test_a_changed_picture_decodes_or_raises_our_error(position, byte):
         (b'"seed":7', b'"seed":7,"extra":1'),
         (b"[0.5,-1.0,2.0]", b"[0.5,-1.0]"),
         (b'["flipped_faces"]', b'"flipped_faces"'),
+        (b'"num_views":2', b'"num_views":"2"'),
+        (b',"num_views":2', b""),
+        (b'{"name":"fibonacci_1","num_views":1}', b'"fibonacci_1"'),
+        (b'"seed":7', b'"seed":7,"rig":"ring"'),
     ],
 )
 def test_a_meta_record_of_other_fields_or_types_is_refused(sample, old, new):
     content = encode_meta(sample.meta)
     assert old in content
     with pytest.raises(CodecError):
-        decode_meta(content.replace(old, new))
+        decode_meta(content.replace(old, new), NUM_VIEWS)
 
 
 def test_members_that_were_left_out_stay_empty(sample):

@@ -149,8 +149,8 @@ def test_a_manifest_that_contradicts_its_tables_is_refused(shard_set, field, val
 
 
 def test_another_schema_version_is_refused(shard_set):
-    _edit(shard_set, lambda record: record.update(schema_version=2))
-    with pytest.raises(ManifestError, match="schema version 2; this program reads 1"):
+    _edit(shard_set, lambda record: record.update(schema_version=3))
+    with pytest.raises(ManifestError, match="schema version 3; this program reads 1 and 2"):
         load_manifest(shard_set.url)
 
 
