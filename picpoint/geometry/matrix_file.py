@@ -137,7 +137,10 @@ def _check_matrices(
             f"the unit sphere must stay within {_MAX_REACH_NDC:g} half pictures of its middle: "
             "look at the origin, or step back",
         ),
-        (_is_within(clip, 2, 1), "its near and far planes must have the unit sphere between them"),
+        (
+            _is_within(clip, 2, 1.0),
+            "the unit sphere must lie between its near and far planes",
+        ),
     )
     for holds, rule in rules:
         if not holds.all():

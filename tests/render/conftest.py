@@ -70,6 +70,12 @@ def rig() -> Cameras:
 
 
 @pytest.fixture(scope="session")
+def parallel_rig() -> Cameras:
+    """The paper's 20 views, along parallel rays."""
+    return build_cameras(RigConfig(projection="orthographic"))
+
+
+@pytest.fixture(scope="session")
 def letter_f() -> Mesh:
     """A letter F of three boxes: no symmetry. Each side of each box has a colour of its own."""
     boxes = [  # Middle, extents: the stem, the upper bar towards +x, the shorter lower bar.

@@ -20,7 +20,16 @@ from shards.codec import (
     encode_sample,
 )
 from shards.errors import CodecError, ShardError
-from shards.schema import CAMERAS, COLORS, META, NORMALS, POINTS, VISIBILITY, SchemaError
+from shards.schema import (
+    CAMERAS,
+    COLORS,
+    META,
+    NORMALS,
+    POINTS,
+    VISIBILITY,
+    RigViews,
+    SchemaError,
+)
 
 
 def test_a_sample_survives_the_round_trip(sample):
@@ -178,6 +187,31 @@ def test_points_and_meta_cannot_be_left_out_and_cameras_go_with_visibility(sampl
         with pytest.raises(SchemaError):
             decode_sample({name: members[name] for name in members if name != left_out})
     decode_sample({name: members[name] for name in members if name != NORMALS})
+
+
+def test_a_hundred_views_and_more_survive_the_round_trip(sample):
+    many = 123
+    meta = replace(sample.meta, rigs=(RigViews("fibonacci_123", many),))
+    large = replace(
+        sample,
+        view_matrices=np.repeat(sample.view_matrices[:1], many, axis=0),
+        projection_matrices=np.repeat(sample.projection_matrices[:1], many, axis=0),
+        visibility=np.repeat(sample.visibility[:1], many, axis=0),
+        pictures={view: sample.pictures[view % NUM_VIEWS] for view in range(many)},
+        meta=meta,
+    )
+    members = encode_sample(large)
+    assert "view99.jpg" in members
+    assert "view100.jpg" in members
+    decoded = decode_sample(members)
+    assert decoded.pictures == large.pictures
+    assert decoded.meta == meta
+
+
+@pytest.mark.parametrize("name", ["view099.jpg", "view1.jpg", "view1000.jpg"])
+def test_a_view_has_one_name_only(sample, name):
+    with pytest.raises(CodecError, match=name):
+        decode_sample(encode_sample(sample) | {name: sample.pictures[0]})
 
 
 def test_an_unknown_member_is_refused(sample):
