@@ -25,7 +25,8 @@ from embreex.rtcore_scene import EmbreeScene
 from jaxtyping import Float32, Int32, UInt8
 
 from benchmarks.record import Json, write_record
-from picpoint.geometry.cameras import Cameras, RigConfig, build_cameras
+from picpoint.geometry.cameras import Cameras
+from picpoint.geometry.rigs import RigConfig, build_cameras
 from picpoint.render.meshes import Material, Mesh
 from picpoint.render.rasterizer import RasterizerConfig, render
 

@@ -121,6 +121,8 @@ def _explain(fault: ErrorDetails, known: Sequence[str]) -> str:
             return _unknown(key, set(known) - {key})
         case "missing" | "missing_argument":
             return f"{key} is missing; set it as {key}=VALUE"
+        case "tuple_type":
+            return f"{key}={fault['input']!r}: must be a list; write {key}=[{fault['input']}]"
         case "value_error":
             return fault["msg"].removeprefix("Value error, ")
         case _:

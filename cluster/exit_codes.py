@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from cluster.compose import ConfigError
 from cluster.fleet import WorkerDiedError
 from cluster.record import RunExistsError
-from picpoint.data.pairs import NotStoredError
+from picpoint.data.views import NotStoredError
 from picpoint.encoders.image_weights import MissingWeightsError
 from picpoint.evaluate.encoded import ProbeError
 from picpoint.evaluate.results import ResultsError

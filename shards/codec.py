@@ -23,6 +23,7 @@ from shards.schema import (
     NORMALS,
     POINTS,
     VISIBILITY,
+    RigViews,
     Sample,
     SampleMeta,
     SchemaError,
@@ -45,7 +46,7 @@ _NPY_MAGIC = b"\x93NUMPY\x01\x00"
 _NPY_HEADER = re.compile(
     rb"\{'descr': '([<|][a-z]\d{1,2})', 'fortran_order': False, 'shape': \(([\d, ]*)\), \} *\n"
 )
-_VIEW_NAME = re.compile(r"view(\d{2})\.jpg")
+_VIEW_NAME = re.compile(r"view(\d{2}|[1-9]\d{2})\.jpg")
 
 T = TypeVar("T")
 
@@ -214,7 +215,7 @@ def _to_meta(found: dict[str, Any]) -> SampleMeta:
             source_id=_typed(found["source_id"], str),
             label=_typed(found["label"], str),
             size_px=_typed(found["size_px"], int),
-            rig=_typed(found["rig"], str),
+            rigs=tuple(_to_rig(rig) for rig in cast("list[object]", _typed(found["rigs"], list))),
             seed=_typed(found["seed"], int),
             center=(x, y, z),
             scale=_typed(found["scale"], float),
@@ -226,6 +227,13 @@ def _to_meta(found: dict[str, Any]) -> SampleMeta:
             f"{META}: {error}; every field must have the type SampleMeta gives it: "
             "write the shard again with this version"
         ) from error
+
+
+def _to_rig(found: object) -> RigViews:
+    rig = cast("dict[str, object]", _typed(found, dict))
+    if set(rig) != {"name", "num_views"}:
+        raise ValueError(f"a rig of {sorted(rig)}, not of name and num_views")
+    return RigViews(_typed(rig["name"], str), _typed(rig["num_views"], int))
 
 
 def _typed(value: object, kind: type[T]) -> T:

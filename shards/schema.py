@@ -8,7 +8,7 @@ A sample is one shape: points on its surface in farthest-point order, and V rend
     colors.npy         uint8 (P, 3)               surface colour, sRGB
     cameras.npy        float32 (V, 2, 4, 4)       view (world -> camera), projection (-> clip)
     visibility.bin     uint8 (V, ceil(P / 8))     bits; bit p of row v: point p is seen in view v
-    view00.jpg ...     JPEG                       sRGB picture of view v, square
+    view00.jpg ...     JPEG                       sRGB picture of view v, square; then view100.jpg
     meta.json          UTF-8                      SampleMeta, keys sorted
 
 Conventions of frames, matrices and pixels: picpoint/geometry/cameras.py. Bits are big-endian within
@@ -24,7 +24,8 @@ from jaxtyping import Bool, Float16, Float32, UInt8
 
 from shards.errors import ShardError
 
-SCHEMA_VERSION = 1
+# Version 1, which named one rig and had one table of samples, was never released and is not read.
+SCHEMA_VERSION = 2
 
 POINTS = "points.npy"
 NORMALS = "normals.npy"
@@ -36,7 +37,7 @@ META = "meta.json"
 
 # Half-precision rounds a unit vector by up to 5e-4 in length.
 LENGTH_TOLERANCE = 2e-3
-MAX_VIEWS = 100
+MAX_VIEWS = 1000
 
 
 class SchemaError(ShardError, ValueError):
@@ -54,6 +55,19 @@ def sample_key(source_id: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
+class RigViews:
+    """Views that lie one after another and belong to one layout of cameras.
+
+    Attributes:
+        name: of the layout (see picpoint/geometry/layouts.py); unique in a sample.
+        num_views: at least 1.
+    """
+
+    name: str
+    num_views: int
+
+
+@dataclass(frozen=True, slots=True)
 class SampleMeta:
     """What is told of a sample besides its arrays.
 
@@ -61,7 +75,7 @@ class SampleMeta:
         source_id: where the shape came from; unique in a shard set; its hash is the key.
         label: class name, or "" where none is known.
         size_px: side of the square pictures.
-        rig: name of the camera layout.
+        rigs: whose the views are, in their order.
         seed: seed of the surface sampling.
         center: what was subtracted from the mesh's vertices, in its own units, (x, y, z).
         scale: what they were then multiplied by, to fill the unit sphere.
@@ -72,7 +86,7 @@ class SampleMeta:
     source_id: str
     label: str
     size_px: int
-    rig: str
+    rigs: tuple[RigViews, ...]
     seed: int
     center: tuple[float, float, float]
     scale: float
@@ -132,6 +146,7 @@ def check_sample(sample: Sample, *, whole: bool = False) -> None:
     """
     _check_clouds(sample, whole)
     _check_views(sample)
+    _check_rigs(sample, whole)
     _check_pictures(sample, whole)
     _check_meta(sample.meta)
 
@@ -182,6 +197,20 @@ def _check_views(sample: Sample) -> None:
     if (sample.visibility[:, -1] & spare_bits).any():
         raise _refuse(
             sample, VISIBILITY, "bits set past the last point", "the bits that pad a row are 0"
+        )
+
+
+def _check_rigs(sample: Sample, whole: bool) -> None:
+    """Rigs have names of their own, and together they have all views."""
+    names = [rig.name for rig in sample.meta.rigs]
+    counts = [rig.num_views for rig in sample.meta.rigs]
+    if "" in names or len(set(names)) < len(names):
+        raise _refuse(sample, META, f"rigs {names}", "each has a name, and no two have the same")
+    # A reader that left out the cameras knows no number of views.
+    known = whole or sample.num_views > 0
+    if known and (min(counts, default=1) < 1 or sum(counts) != sample.num_views):
+        raise _refuse(
+            sample, META, f"rigs of {counts} views", f"they have all {sample.num_views} views"
         )
 
 

@@ -16,13 +16,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from picpoint.geometry.cameras import RigConfig, build_cameras, world_to_pixel
+from picpoint.geometry.cameras import world_to_pixel
+from picpoint.geometry.rigs import RigConfig, build_cameras
 from picpoint.ops.farthest import farthest_order
 from shards.codec import encode_picture
 from shards.columns import shard_name
 from shards.manifest import publish_manifest, publish_part
 from shards.reader import ShardReader
-from shards.schema import Sample, SampleMeta
+from shards.schema import RigViews, Sample, SampleMeta
 from shards.store import open_store
 from shards.writer import write_shard
 
@@ -65,7 +66,7 @@ def make_shape(label: str, number: int, num_points: int = 96, size_px: int = 64)
             source_id=f"{label}/{number}",
             label=label,
             size_px=size_px,
-            rig="dodecahedron",
+            rigs=(RigViews("dodecahedron", 20),),
             seed=0,
             center=(0.0, 0.0, 0.0),
             scale=1.0,

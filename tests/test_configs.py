@@ -101,8 +101,34 @@ def test_overrides_reach_the_job() -> None:
     assert job.optim.lr == 3e-4
 
 
+def test_rigs_need_no_quotes() -> None:
+    names = ["dodecahedron", "ring_12_-22.5deg", "random_16_seed7", "fibonacci_40"]
+    overrides = ["out=o", f"capture.rig.names=[{','.join(names)}]"]
+    job = load_job(job_class("render"), compose_config("render", overrides))
+    assert job.capture.rig.names == tuple(names)
+    rig = "file:mine.npz@0123456789ab"
+    chosen = compose_config("pretrain", [*REQUIRED["pretrain"], f"data.rig={rig}"])
+    assert load_job(job_class("pretrain"), chosen).data.rig == rig
+
+
+@pytest.mark.parametrize(
+    ("override", "named"),
+    [
+        ("capture.rig.name=octahedron", "'capture.rig.names'"),
+        ("capture.rig.names=octahedron", "write capture.rig.names=[octahedron]"),
+        ("capture.rig.names=[octahedrn]", "there are dodecahedron"),
+        ("capture.rig.names=[file:nowhere.json]", "nowhere.json: cannot be read"),
+        ("capture.rig.projection=parallel", "capture.rig.projection"),
+    ],
+)
+def test_a_wrong_rig_is_an_error_that_names_the_right_ones(override: str, named: str) -> None:
+    with pytest.raises(ConfigError) as raised:
+        load_job(job_class("render"), compose_config("render", ["out=o", override]))
+    assert named in str(raised.value)
+
+
 def test_cfg_prints_what_would_run(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["render", "out=somewhere", "--cfg"]) == 0
     printed = OmegaConf.create(capsys.readouterr().out)
     assert printed.out == "somewhere"
-    assert printed.capture.rig.name == "dodecahedron"
+    assert printed.capture.rig.names == ["dodecahedron"]

@@ -17,7 +17,7 @@ from cluster.fleet import FleetConfig, run_tasks
 from cluster.progress import ProgressLine
 from cluster.record import keep_or_start
 from picpoint.assets import DEMO_SHAPES
-from picpoint.geometry.cameras import build_cameras
+from picpoint.geometry.rigs import build_cameras
 from picpoint.render.capture import CaptureConfig, capture
 from picpoint.render.meshes import MeshError
 from picpoint.render.shard_task import FinishedShard, ShardTask, finish_shard, plan_shards
@@ -106,7 +106,7 @@ def describe(job: RenderJob) -> list[str]:
     labels = sorted({shape.label for shape in shapes} - {""})
     return [
         f"read   {len(shapes)} meshes in {len(labels)} classes from {_source_path(job)}",
-        f"render {job.capture.rig.name} at {job.capture.rig.size_px} px, "
+        f"render {', '.join(job.capture.rig.names)} at {job.capture.rig.size_px} px, "
         f"{job.capture.num_points} points, with {job.fleet.num_workers} workers ({job.fleet.name})",
         f"write  {num_shards} shards of up to {job.shapes_per_shard} shapes to {job.out}",
         _estimate(job, shapes),

@@ -10,7 +10,8 @@ import yaml
 from jaxtyping import UInt8
 
 from cluster.jobs.evaluate import RESULTS_FILE, encoded_file, load_run
-from picpoint.data.pairs import evaluation_batches, spread_views, stored_cameras
+from picpoint.data.pairs import evaluation_batches
+from picpoint.data.views import choose_views, stored_views
 from picpoint.evaluate.encoded import EncodedShapes
 from picpoint.evaluate.results import Results, ResultsError, load_results
 from picpoint.evaluate.stored import load_encoded
@@ -93,7 +94,7 @@ def _contact_sheet(
     rows = shapes.probe_test
     _, first_of_class = np.unique(shapes.labels[rows], return_index=True)
     chosen = rows[np.sort(first_of_class)][:num_shapes]
-    views = spread_views(stored_cameras(reader), 4).tolist()
+    views = choose_views(stored_views(reader), config.data.rig, 0)[:4].tolist()
     batches = evaluation_batches(
         reader, chosen, config.data, config.data.num_points, len(chosen), views
     )
@@ -112,7 +113,7 @@ def _contact_sheet(
 def _thumbnails(reader: ShardReader, keys: Sequence[str]) -> dict[str, UInt8[np.ndarray, "S S 3"]]:
     row_of = {key: row for row, key in enumerate(reader.manifest.keys)}
     # The camera that looks most nearly from the front right, a little from above.
-    view = int(np.argmax(stored_cameras(reader).positions @ np.array([1.0, 1.0, 2.0])))
+    view = int(np.argmax(stored_views(reader).cameras.positions @ np.array([1.0, 1.0, 2.0])))
     pictures = {}
     for key in keys:
         sample = reader.read(Request(row_of[key], (view,)))

@@ -23,7 +23,8 @@ from picpoint.data.augment import (
     random_motion,
 )
 from picpoint.data.split import HoldoutConfig
-from picpoint.geometry.cameras import Cameras, world_to_pixel
+from picpoint.data.views import ALL_RIGS, NotStoredError, choose_views, stored_views
+from picpoint.geometry.cameras import world_to_pixel
 from picpoint.ops.farthest import farthest_order
 from shards.codec import decode_picture
 from shards.errors import CorruptSampleError
@@ -32,10 +33,6 @@ from shards.reader import Request, ShardReader
 from shards.schema import Sample
 
 logger = logging.getLogger(__name__)
-
-
-class NotStoredError(ValueError):
-    """A config asks for more than the shard set holds; the message names key and remedy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +44,8 @@ class DataConfig:
         num_points: points per cloud; the paper's 1,024.
         point_subset: `prefix` takes the first of the stored farthest-point order, always the same;
             `random` draws others each time and sorts them into farthest-point order.
-        views: how many of the rendered views are used, spread as evenly as can be; 0 for all.
+        rig: whose of the rendered views are used, by the rig's name; `all` for every one's.
+        views: how many of those are used, spread as evenly as can be; 0 for all.
         views_per_step: views of a shape in one step. Paper: unspecified; here 1, because one pass
             of the image encoder per pass of the point encoder keeps the two costs alike.
         correspondences: visible points per view. Paper: unspecified; here 128.
@@ -60,6 +58,7 @@ class DataConfig:
     shards: str
     num_points: int = 1024
     point_subset: Literal["prefix", "random"] = "prefix"
+    rig: str = ALL_RIGS
     views: int = 0
     views_per_step: int = 1
     correspondences: int = 128
@@ -118,14 +117,15 @@ def training_batches(
 
     Raises:
         ShardError: a sample is corrupt and `config.on_corrupt` is `fail`.
-        NotStoredError: more views or points are asked for than are stored.
+        NotStoredError: more views or points, or another rig, are asked for than are stored.
     """
-    cameras = stored_cameras(reader)
-    usable_views = spread_views(cameras, config.views)
+    stored = stored_views(reader)
+    usable_views = choose_views(stored, config.rig, config.views)
     if config.views_per_step > len(usable_views):
         raise NotStoredError(
             f"data.views_per_step={config.views_per_step}: only {len(usable_views)} views were "
-            f"rendered; ask for at most {len(usable_views)}, or render a larger rig"
+            f"rendered of data.rig={config.rig}; ask for at most {len(usable_views)}, or render a "
+            "larger rig"
         )
     num_told = 0
     while True:
@@ -137,7 +137,7 @@ def training_batches(
             views = generator.choice(usable_views, config.views_per_step, replace=False)
             sample = reader.read(Request(sample_index, tuple(views.tolist())))
             if sample is None or place < 0:
-                pairs.append(_masked_pair(config, cameras.size_px))
+                pairs.append(_masked_pair(config, stored.cameras.size_px))
             else:
                 pairs.append(_pair(sample, views, config, num_local, generator))
         for skipped in reader.corrupt[num_told:]:
@@ -167,37 +167,6 @@ def evaluation_batches(
             generator = np.random.default_rng([0, 0, sample_index])
             pairs.append(_pair(sample, chosen, config, num_local, generator))
         yield _collate(pairs)
-
-
-def stored_cameras(reader: ShardReader) -> Cameras:
-    """Read the cameras that the shard set was rendered with, from its first readable sample.
-
-    Raises:
-        CorruptSampleError: no sample is readable, or the first is not and the reader is to fail.
-    """
-    for sample_index in range(reader.manifest.num_samples):
-        sample = reader.read(Request(sample_index))
-        if sample is not None:
-            return Cameras(sample.view_matrices, sample.projection_matrices, sample.meta.size_px)
-    raise CorruptSampleError(
-        f"{reader.manifest.url}: none of its {reader.manifest.num_samples} samples is readable; "
-        "render it again"
-    )
-
-
-def spread_views(cameras: Cameras, count: int) -> Int64[np.ndarray, " V"]:
-    """Choose `count` views whose camera centres are far apart; all views for 0.
-
-    Raises:
-        NotStoredError: more views are asked for than were rendered.
-    """
-    stored = len(cameras.view_matrices)
-    if count > stored:
-        raise NotStoredError(
-            f"data.views={count}: only {stored} views were rendered; ask for at most {stored}, "
-            "or render a larger rig"
-        )
-    return farthest_order(cameras.positions, count or stored)
 
 
 def _read_whole(reader: ShardReader, request: Request) -> Sample:

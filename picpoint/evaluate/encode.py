@@ -10,7 +10,8 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from picpoint.batch import ImageFeatures
-from picpoint.data.pairs import evaluation_batches, spread_views, stored_cameras
+from picpoint.data.pairs import evaluation_batches
+from picpoint.data.views import choose_views, stored_views
 from picpoint.encoders.image import ImageEncoder
 from picpoint.evaluate.encoded import UNLABELLED, EncodedShapes
 from picpoint.model import PretrainModel
@@ -35,7 +36,7 @@ class EncodeConfig:
     """How shapes are encoded for an evaluation.
 
     Attributes:
-        views: pictures of each shape, from cameras that are far apart; 0 for all.
+        views: pictures of each shape, from cameras of the run's rig that are far apart; 0 for all.
         batch_size: shapes encoded at once.
         unfinished: take a run's newest whole checkpoint also where the run did not come to its end
             or where a newer checkpoint is damaged.
@@ -151,7 +152,7 @@ def _read_shapes(
 
     What is kept of a shape takes about as much memory as what the networks will say of it.
     """
-    views = spread_views(stored_cameras(reader), config.views).tolist()
+    views = choose_views(stored_views(reader), run.data.rig, config.views).tolist()
     everything = np.arange(reader.manifest.num_samples)
     points, pictures = [], []
     # Correspondences are of no use here: one local feature is as few as can be asked for.

@@ -1,4 +1,4 @@
-"""Where are the cameras, and where does a point land? THE convention of the project.
+"""What is a camera, and where does a point land in its picture? THE convention of the project.
 
 World: right-handed, y up, the shape in the unit sphere. Camera: x right, y up, looks along -z.
 Matrices are OpenGL's, for column vectors, translation in the last column:
@@ -6,25 +6,17 @@ Matrices are OpenGL's, for column vectors, translation in the last column:
     camera = view_matrix @ world          clip = projection_matrix @ camera
     ndc = clip[:3] / clip[3]              u = (ndc.x + 1) * W / 2      v = (1 - ndc.y) * H / 2
 
-NDC y points up, picture row 0 is the top row, pixel centres lie at +0.5. clip[3] is the depth along
-the viewing axis, in world units.
+NDC y points up, picture row 0 is the top row, pixel centres lie at +0.5. The depth of a point is
+-camera.z, along the viewing axis, in world units. A projection matrix ends in the row (0, 0, -1, 0)
+where it is perspective, so that clip[3] is the depth, or in (0, 0, 0, 1) where it is orthographic.
 """
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
-from jaxtyping import Float, Float32
-
-RigName = Literal["dodecahedron"]
-
-# Distance between the unit sphere and the frame of the picture, as a share of the half picture.
-_FRAME_MARGIN = 0.02
-# Distance from the origin to the near and the far plane: the sphere, and room for rounding.
-_HALF_DEPTH = 1.01
-# Wider, and the near plane would reach the camera.
-_MAX_FOV_RAD = 2.5
+from jaxtyping import Bool, Float, Float32
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,64 +39,10 @@ class Cameras:
         rotation, translation = self.view_matrices[:, :3, :3], self.view_matrices[:, :3, 3]
         return -(rotation.swapaxes(1, 2) @ translation[..., None])[..., 0]
 
-
-@dataclass(frozen=True, slots=True)
-class RigConfig:
-    """Which cameras look at every shape.
-
-    Attributes:
-        name: layout of the camera centres; `dodecahedron` is the paper's 20 views.
-        fov_rad: full opening angle. Paper: unspecified; here 0.6, a mild perspective.
-        size_px: side of the square picture. Paper: unspecified; here 224, as ImageNet networks.
-    """
-
-    name: RigName = "dodecahedron"
-    fov_rad: float = 0.6
-    size_px: int = 224
-
-    def __post_init__(self) -> None:
-        if not 0 < self.fov_rad <= _MAX_FOV_RAD:
-            raise ValueError(
-                f"fov_rad {self.fov_rad}: must be more than 0 and at most {_MAX_FOV_RAD}; "
-                "the default is 0.6"
-            )
-        if self.size_px < 1:
-            raise ValueError(f"size_px {self.size_px}: must be at least 1; the default is 224")
-
-
-def build_cameras(rig: RigConfig) -> Cameras:
-    """Build the cameras of a rig, all looking at the origin and framing the unit sphere.
-
-    Source: Pic@Point (arXiv:2410.09519), 20 views at the vertices of a regular dodecahedron.
-    """
-    match rig.name:
-        case "dodecahedron":
-            directions = dodecahedron_vertices()
-    # The sphere's tangent cone cuts the picture in a circle this much smaller than the frame.
-    tangent_rad = math.atan((1 - _FRAME_MARGIN) * math.tan(rig.fov_rad / 2))
-    distance = 1 / math.sin(tangent_rad)
-    view_matrices = np.stack([look_at_origin(distance * direction) for direction in directions])
-    projection = perspective(rig.fov_rad, distance - _HALF_DEPTH, distance + _HALF_DEPTH)
-    return Cameras(
-        view_matrices=view_matrices.astype(np.float32),
-        projection_matrices=np.repeat(projection[None].astype(np.float32), len(directions), axis=0),
-        size_px=rig.size_px,
-    )
-
-
-def dodecahedron_vertices() -> Float[np.ndarray, "20 3"]:
-    """Give the unit vectors to the 20 vertices of a regular dodecahedron, in a fixed order."""
-    golden = (1 + math.sqrt(5)) / 2
-    signs = (-1.0, 1.0)
-    cube = [(x, y, z) for x in signs for y in signs for z in signs]
-    rectangle = [(a / golden, b * golden) for a in signs for b in signs]
-    vertices = np.array(
-        cube
-        + [(0.0, a, b) for a, b in rectangle]
-        + [(a, b, 0.0) for a, b in rectangle]
-        + [(b, 0.0, a) for a, b in rectangle]
-    )
-    return vertices / math.sqrt(3)
+    @property
+    def is_orthographic(self) -> Bool[np.ndarray, " V"]:
+        """Tell which cameras see along parallel rays."""
+        return self.projection_matrices[:, 3, 3] == 1
 
 
 def look_at_origin(position: Float[np.ndarray, "3"]) -> Float[np.ndarray, "4 4"]:
@@ -134,6 +72,21 @@ def perspective(fov_rad: float, near: float, far: float) -> Float[np.ndarray, "4
     )
 
 
+def orthographic(half_width: float, near: float, far: float) -> Float[np.ndarray, "4 4"]:
+    """Build OpenGL's matrix of parallel projection for a square picture.
+
+    Args:
+        half_width: half the side of what the picture shows, in world units.
+        near: depth of the near plane.
+        far: depth of the far plane.
+    """
+    scale = 1 / half_width
+    depth_scale, depth_shift = 2 / (near - far), (near + far) / (near - far)
+    return np.array(
+        [[scale, 0, 0, 0], [0, scale, 0, 0], [0, 0, depth_scale, depth_shift], [0, 0, 0, 1]]
+    )
+
+
 # A NumPy array or a torch tensor: projection needs only what both share, and this room no torch.
 AnyArray = TypeVar("AnyArray", bound=Any)
 
@@ -155,7 +108,8 @@ def world_to_pixel(
     """
     world_to_clip = (projection_matrices @ view_matrices).swapaxes(-1, -2)
     clip = points @ world_to_clip[..., :3, :] + world_to_clip[..., 3:, :]
-    depth = clip[..., 3]
-    u_px = (clip[..., 0] / depth + 1.0) * (size_px / 2)
-    v_px = (clip[..., 1] / depth * -1.0 + 1.0) * (size_px / 2)
+    u_px = (clip[..., 0] / clip[..., 3] + 1.0) * (size_px / 2)
+    v_px = (clip[..., 1] / clip[..., 3] * -1.0 + 1.0) * (size_px / 2)
+    to_depth = view_matrices[..., 2, :] * -1.0
+    depth = (points @ to_depth[..., :3, None])[..., 0] + to_depth[..., 3:]
     return u_px, v_px, depth

@@ -49,13 +49,16 @@ def visible_points(
             f"face ids of {face_id.shape[1]} px: must be a multiple of the picture's {size_px} px; "
             "pass the buffer that the picture was rendered with"
         )
-    cameras = Cameras(view_matrices, projection_matrices, size_px).positions
+    cameras = Cameras(view_matrices, projection_matrices, size_px)
     seen = np.zeros((len(view_matrices), len(points)), dtype=np.bool_)
     for view, row in enumerate(seen):
         projection = projection_matrices[view].astype(np.float64)
         world_to_clip = projection @ view_matrices[view].astype(np.float64)
-        camera = cameras[view].astype(np.float64)
-        _see_points(points, world_to_clip, camera, vertices, faces, face_id[view], row)
+        camera = cameras.positions[view].astype(np.float64)
+        forward = -view_matrices[view, 2, :3].astype(np.float64)
+        parallel = bool(cameras.is_orthographic[view])
+        rays = (camera, forward, parallel)
+        _see_points(points, world_to_clip, rays, vertices, faces, face_id[view], row)
     return seen
 
 
@@ -69,13 +72,17 @@ def pack_visibility(seen: Bool[np.ndarray, "V P"]) -> UInt8[np.ndarray, "V packe
 def _see_points(
     points: Float32[np.ndarray, "P 3"],
     world_to_clip: Float64[np.ndarray, "4 4"],
-    camera: Float64[np.ndarray, "3"],
+    rays: tuple[Float64[np.ndarray, "3"], Float64[np.ndarray, "3"], bool],
     vertices: Float32[np.ndarray, "n 3"],
     faces: Int32[np.ndarray, "m 3"],
     face_id: Int32[np.ndarray, "fine fine"],
     seen: Bool[np.ndarray, " P"],
 ) -> None:
-    """Mark in `seen` the points that one view sees."""
+    """Mark in `seen` the points that one view sees.
+
+    Its `rays` start at the camera, or, where they are parallel, beside it and go forward.
+    """
+    camera, forward, parallel = rays
     side = face_id.shape[0]
     m = world_to_clip
     for point in range(len(points)):
@@ -90,6 +97,12 @@ def _see_points(
         face = face_id[row, column]
         if face < 0:
             continue
+        ox, oy, oz = camera[0], camera[1], camera[2]
+        if parallel:
+            depth = forward[0] * (x - ox) + forward[1] * (y - oy) + forward[2] * (z - oz)
+            if depth <= 0:
+                continue
+            ox, oy, oz = x - depth * forward[0], y - depth * forward[1], z - depth * forward[2]
         a, b, c = faces[face, 0], faces[face, 1], faces[face, 2]
         ax = np.float64(vertices[a, 0])
         ay = np.float64(vertices[a, 1])
@@ -97,8 +110,8 @@ def _see_points(
         ex, ey, ez = vertices[b, 0] - ax, vertices[b, 1] - ay, vertices[b, 2] - az
         fx, fy, fz = vertices[c, 0] - ax, vertices[c, 1] - ay, vertices[c, 2] - az
         nx, ny, nz = ey * fz - ez * fy, ez * fx - ex * fz, ex * fy - ey * fx
-        to_plane = nx * (ax - camera[0]) + ny * (ay - camera[1]) + nz * (az - camera[2])
-        to_point = nx * (x - camera[0]) + ny * (y - camera[1]) + nz * (z - camera[2])
+        to_plane = nx * (ax - ox) + ny * (ay - oy) + nz * (az - oz)
+        to_point = nx * (x - ox) + ny * (y - oy) + nz * (z - oz)
         # Along the ray to the point, the plane lies at to_plane / to_point of the point's depth.
         # Of opposite signs, the plane is met only behind the camera: it hides nothing.
         if to_point * to_plane <= 0 or abs(to_point) * (1 - RELATIVE_EPS) <= abs(to_plane):

@@ -11,8 +11,9 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from jaxtyping import Float16, UInt8
 
-from picpoint.geometry.cameras import Cameras, RigConfig, build_cameras
+from picpoint.geometry.cameras import Cameras
 from picpoint.geometry.clouds import SurfaceSample, fit_unit_sphere, sample_surface
+from picpoint.geometry.rigs import RigConfig, build_cameras, build_rigs, join_cameras
 from picpoint.geometry.visibility import pack_visibility, visible_points
 from picpoint.ops.farthest import farthest_order
 from picpoint.render.look import Look, build_look
@@ -20,7 +21,7 @@ from picpoint.render.meshes import Mesh, MeshError
 from picpoint.render.rasterizer import RasterizerConfig, check_raster, draw, px_per_unit
 from picpoint.render.shading import colors_at
 from shards.codec import encode_picture
-from shards.schema import Sample, SampleMeta, SchemaError, check_sample
+from shards.schema import MAX_VIEWS, RigViews, Sample, SampleMeta, SchemaError, check_sample
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +50,12 @@ class CaptureConfig:
         if self.seed < 0:
             raise ValueError(f"seed {self.seed}: must be at least 0; usual is 0")
         check_raster(self.rig.size_px, self.rasterizer.supersampling)
+        num_views = len(build_cameras(self.rig).view_matrices)
+        if num_views > MAX_VIEWS:
+            raise ValueError(
+                f"rig names {list(self.rig.names)}: {num_views} views, and a sample holds at most "
+                f"{MAX_VIEWS}; render some into another folder"
+            )
 
 
 def capture(mesh: Mesh, source_id: str, label: str, config: CaptureConfig) -> Sample:
@@ -64,7 +71,8 @@ def capture(mesh: Mesh, source_id: str, label: str, config: CaptureConfig) -> Sa
         MeshError: `degenerate`, the mesh has no extent or no area; `breaks_schema`, what was made
             of it may not be written.
     """
-    cameras = build_cameras(config.rig)
+    rigs = build_rigs(config.rig)
+    cameras = join_cameras(rigs.values())
     seed = sampling_seed(config.seed, source_id)
     try:
         fit = fit_unit_sphere(mesh.vertices, mesh.faces)
@@ -92,7 +100,7 @@ def capture(mesh: Mesh, source_id: str, label: str, config: CaptureConfig) -> Sa
             source_id=source_id,
             label=label,
             size_px=config.rig.size_px,
-            rig=config.rig.name,
+            rigs=tuple(RigViews(name, len(rig.view_matrices)) for name, rig in rigs.items()),
             seed=seed,
             center=fit.center,
             scale=fit.scale,

@@ -10,6 +10,9 @@ the higher index: the result does not depend on the order of anything. Edge func
 integers with a top-left rule: of two faces that share an edge, exactly one covers a pixel centre
 on it. Colours are computed afterwards, once per pixel of the raster, and averaged.
 
+An orthographic camera has w = 1 everywhere. Its inverse depth is here a constant minus the depth,
+which is positive, linear on the screen and larger where it is nearer, as 1/w is.
+
 One thread; the interpreter lock is released, but one process per core is the faster way.
 """
 
@@ -37,6 +40,8 @@ _FACE = _FRONT - 1
 # Within these, in half pictures and in px, edge functions stay below 2**53: exact as floats too.
 _GUARD_NDC = 4.0
 _MAX_SIDE_PX = 2048
+# Farther than this behind the origin, in world units, nothing is drawn by an orthographic camera.
+_GUARD_DEPTH = 4.0
 # Faces up to this many pixels wide are drawn by testing their whole box (measured).
 _NARROW = 8
 
@@ -116,14 +121,17 @@ def draw(
     keys = np.empty((side_px, side_px), np.int64)
     for view in range(views):
         world_to_clip = _world_to_clip(cameras, view)
-        if _snap_vertices(vertices, world_to_clip, side_px, snapped, inverse_depth):
+        to_inverse_depth, zero_depth = _inverse_depth(cameras, view)
+        if _snap_vertices(
+            vertices, world_to_clip, to_inverse_depth, zero_depth, side_px, snapped, inverse_depth
+        ):
             _check_faces(look.faces, inverse_depth, view)
         _fill_keys(look.faces, snapped, inverse_depth, keys)
-        _read_keys(keys, rendering.depth[view], rendering.face_id[view])
+        _read_keys(keys, zero_depth, rendering.depth[view], rendering.face_id[view])
         shade(
             look,
             snapped,
-            inverse_depth,
+            np.ones_like(inverse_depth) if cameras.is_orthographic[view] else inverse_depth,
             rendering.face_id[view],
             _SUBPIXEL,
             _rays_through(world_to_clip, side_px),
@@ -151,7 +159,8 @@ def px_per_unit(cameras: Cameras) -> float:
     """Give the pixels of the picture per world unit at the origin, averaged over the cameras."""
     focal = cameras.projection_matrices[:, 1, 1]
     distance = np.linalg.norm(cameras.positions, axis=1)
-    return float(np.mean(focal / distance) * cameras.size_px / 2)
+    w = np.where(cameras.is_orthographic, np.float32(1), distance)
+    return float(np.mean(focal / w) * cameras.size_px / 2)
 
 
 def _world_to_clip(cameras: Cameras, view: int) -> Float64[np.ndarray, "4 4"]:
@@ -160,10 +169,24 @@ def _world_to_clip(cameras: Cameras, view: int) -> Float64[np.ndarray, "4 4"]:
     return projection @ cameras.view_matrices[view].astype(np.float64)
 
 
+def _inverse_depth(cameras: Cameras, view: int) -> tuple[Float64[np.ndarray, "4"], float]:
+    """Give the row whose product with a world point, over w, is inverse depth; and that of depth 0.
+
+    The inverse depth of an orthographic camera is that of depth 0 minus the depth.
+    """
+    if not cameras.is_orthographic[view]:
+        return np.array([0.0, 0.0, 0.0, 1.0]), math.inf
+    *axis, shift = cameras.view_matrices[view, 2].astype(np.float64)
+    return np.array([*axis, _GUARD_DEPTH]), _GUARD_DEPTH - shift
+
+
 def _rays_through(
     world_to_clip: Float64[np.ndarray, "4 4"], side_px: int
 ) -> Float64[np.ndarray, "3 3"]:
     """Map (x, y, 1), x and y in 1/4096 px of the fine raster, to world rays from the camera."""
+    if not world_to_clip[3, :3].any():
+        # Orthographic: everywhere the direction whose clip (x, y, z) is (0, 0, 1).
+        return np.linalg.inv(world_to_clip[:3, :3]) @ np.diag([0.0, 0.0, 1.0])
     # A ray is the direction whose clip (x, y, w) is (ndc x, ndc y, 1).
     ndc_to_ray = np.linalg.inv(world_to_clip[[0, 1, 3], :3])
     step = 2 / (side_px * _SUBPIXEL)
@@ -187,12 +210,14 @@ def _check_faces(
 def _snap_vertices(
     vertices: Float32[np.ndarray, "n 3"],
     world_to_clip: Float64[np.ndarray, "4 4"],
+    to_inverse_depth: Float64[np.ndarray, "4"],
+    zero_depth: float,
     side_px: int,
     snapped: Int32[np.ndarray, "n 2"],
     inverse_depth: Float32[np.ndarray, " n"],
 ) -> int:
     """Project vertices to 1/4096 px; count those that cannot be (their inverse depth is 0)."""
-    m = world_to_clip
+    m, q = world_to_clip, to_inverse_depth
     half_side = 0.5 * side_px * _SUBPIXEL
     unprojected = 0
     for vertex in range(len(vertices)):
@@ -200,10 +225,12 @@ def _snap_vertices(
         w = m[3, 0] * x + m[3, 1] * y + m[3, 2] * z + m[3, 3]
         ndc_x = (m[0, 0] * x + m[0, 1] * y + m[0, 2] * z + m[0, 3]) / w
         ndc_y = (m[1, 0] * x + m[1, 1] * y + m[1, 2] * z + m[1, 3]) / w
-        if w > 0 and abs(ndc_x) < _GUARD_NDC and abs(ndc_y) < _GUARD_NDC:
+        inverse = (q[0] * x + q[1] * y + q[2] * z + q[3]) / w
+        in_front = w > 0 and 0 < inverse < zero_depth
+        if in_front and abs(ndc_x) < _GUARD_NDC and abs(ndc_y) < _GUARD_NDC:
             snapped[vertex, 0] = np.int32(np.floor((1 + ndc_x) * half_side + 0.5))
             snapped[vertex, 1] = np.int32(np.floor((1 - ndc_y) * half_side + 0.5))
-            inverse_depth[vertex] = 1 / w
+            inverse_depth[vertex] = inverse
         else:
             snapped[vertex, 0], snapped[vertex, 1], inverse_depth[vertex] = 0, 0, 0
             unprojected += 1
@@ -342,6 +369,7 @@ def _key(inverse_depth: float, low: int) -> int:
 @no_type_check
 def _read_keys(
     keys: Int64[np.ndarray, "fine fine"],
+    zero_depth: float,
     depth: Float32[np.ndarray, "fine fine"],
     face_id: Int32[np.ndarray, "fine fine"],
 ) -> None:
@@ -352,5 +380,8 @@ def _read_keys(
             if key == 0:
                 depth[row, column], face_id[row, column] = np.inf, -1
             else:
-                depth[row, column] = np.float32(1) / np.int32(key >> 32).view(np.float32)
+                inverse = np.int32(key >> 32).view(np.float32)
+                depth[row, column] = (
+                    np.float32(1) / inverse if zero_depth == np.inf else zero_depth - inverse
+                )
                 face_id[row, column] = np.int32(key & _FACE)

@@ -13,7 +13,10 @@ import pytest
 from tiny_run import TINY_RUN
 
 from cluster.app import main
+from picpoint.data.views import stored_views
+from picpoint.geometry.rigs import RigConfig, build_cameras
 from picpoint.train.checkpoint import newest_checkpoint
+from shards.reader import ShardReader
 
 TINY = [*TINY_RUN, "global_batch=4", "ghost_batch=2"]
 
@@ -235,6 +238,30 @@ def test_a_source_that_gained_a_shape_is_not_taken_for_done(
     code, line = complaint(arguments, capsys)
     assert code == 2
     assert "other inputs" in line
+
+
+def test_a_rig_s_file_that_changed_is_not_taken_for_done(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, file = write_cubes(tmp_path / "in", 1), tmp_path / "mine.json"
+    cameras = build_cameras(RigConfig(("ring_2_0deg",)))
+    matrices = {
+        "view_matrices": cameras.view_matrices.tolist(),
+        "projection_matrices": cameras.projection_matrices.tolist(),
+    }
+    file.write_text(json.dumps(matrices))
+    out = tmp_path / "out"
+    arguments = ["render", f"source={source}", f"out={out}", *SMALL_RENDER]
+    arguments.append(f"capture.rig.names=[octahedron,file:{file}]")
+    assert main(arguments) == 0
+    rigs = stored_views(ShardReader(out)).rigs
+    assert [rig.num_views for rig in rigs] == [6, 2]
+    assert main(arguments) == 0
+    assert "kept: render" in capsys.readouterr().out
+    file.write_text(json.dumps(matrices) + "\n")
+    code, line = complaint(arguments, capsys)
+    assert code == 2
+    assert "other settings" in line
 
 
 def process_group_exists(group: int) -> bool:

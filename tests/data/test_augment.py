@@ -8,16 +8,18 @@ from picpoint.data.augment import (
     move_points,
     random_motion,
 )
-from picpoint.geometry.cameras import RigConfig, build_cameras, world_to_pixel
+from picpoint.geometry.cameras import world_to_pixel
+from picpoint.geometry.rigs import RigConfig, build_cameras
 from picpoint.ops.farthest import farthest_order
 
 POINTS = np.random.default_rng(0).uniform(-0.5, 0.5, (200, 3)).astype(np.float32)
 ROTATIONS = ("none", "yaw", "any")
 
 
+@pytest.mark.parametrize("projection", ["perspective", "orthographic"])
 @pytest.mark.parametrize("rotation", ROTATIONS)
-def test_a_moved_point_keeps_its_pixel(rotation: str) -> None:
-    cameras = build_cameras(RigConfig())
+def test_a_moved_point_keeps_its_pixel(rotation: str, projection: str) -> None:
+    cameras = build_cameras(RigConfig(projection=projection))
     motion = random_motion(AugmentConfig(rotation=rotation), np.random.default_rng(1))
     before = world_to_pixel(POINTS[None], cameras.view_matrices, cameras.projection_matrices, 224)
     after = world_to_pixel(

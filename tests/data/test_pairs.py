@@ -10,12 +10,10 @@ from picpoint.batch import PairBatch
 from picpoint.data.augment import UNMOVED, AugmentConfig
 from picpoint.data.pairs import (
     DataConfig,
-    NotStoredError,
     evaluation_batches,
-    spread_views,
-    stored_cameras,
     training_batches,
 )
+from picpoint.data.views import NotStoredError, choose_views, stored_views
 from picpoint.geometry.cameras import world_to_pixel
 from picpoint.ops.farthest import farthest_order
 from shards.errors import CorruptSampleError
@@ -168,14 +166,6 @@ def test_a_corrupt_sample_stops_the_stream_by_default(
         batches(config(damage_sample(shard_set, tmp_path, sample_index)))
 
 
-def test_cameras_come_from_the_first_sample_that_can_be_read(
-    shard_set: Path, tmp_path: Path, damage_sample
-) -> None:
-    reader = ShardReader(damage_sample(shard_set, tmp_path, 0), "skip_and_count")
-    whole = stored_cameras(ShardReader(shard_set))
-    np.testing.assert_array_equal(stored_cameras(reader).view_matrices, whole.view_matrices)
-
-
 def test_an_evaluation_does_without_no_shape(
     shard_set: Path, tmp_path: Path, damage_sample
 ) -> None:
@@ -194,18 +184,10 @@ def test_more_points_or_views_than_stored_are_refused(shard_set: Path) -> None:
         batches(config(shard_set, views_per_step=21))
 
 
-def test_a_view_subset_is_spread_over_the_sphere(shard_set: Path) -> None:
-    cameras = stored_cameras(ShardReader(shard_set))
-    chosen = cameras.positions[spread_views(cameras, 4)]
-    directions = chosen / np.linalg.norm(chosen, axis=1, keepdims=True)
-    closest = (directions @ directions.T)[~np.eye(4, dtype=bool)].max()
-    neighbours = np.cos(0.73)  # adjacent dodecahedron vertices are 41.8 degrees apart
-    assert closest < neighbours - 0.2
-
-
 def test_only_the_chosen_views_are_used(shard_set: Path) -> None:
-    cameras = stored_cameras(ShardReader(shard_set))
-    allowed = {tuple(np.round(p, 3)) for p in cameras.positions[spread_views(cameras, 2)]}
+    stored = stored_views(ShardReader(shard_set))
+    chosen = choose_views(stored, "all", 2)
+    allowed = {tuple(np.round(p, 3)) for p in stored.cameras.positions[chosen]}
     used = set()
     for batch in batches(config(shard_set, views=2, augment=UNMOVED)):
         for view_matrix in batch.view_matrices[:, 0].numpy():

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 import picpoint.evaluate.encode as encode
-from picpoint.data.pairs import DataConfig, spread_views, stored_cameras
+from picpoint.data.pairs import DataConfig
+from picpoint.data.views import choose_views, stored_views
 from picpoint.encoders.dgcnn import DgcnnConfig
 from picpoint.encoders.image import ImageEncoder, ImageEncoderConfig
 from picpoint.evaluate.encode import EncodeConfig, EncodedPair, encode_run
@@ -86,7 +87,7 @@ def clouds(run: PretrainConfig) -> torch.Tensor:
 def pictures(run: PretrainConfig) -> torch.Tensor:
     """The pictures of all shapes from two far cameras."""
     reader = ShardReader(run.data.shards)
-    views = spread_views(stored_cameras(reader), 2).tolist()
+    views = choose_views(stored_views(reader), "all", 2).tolist()
     return torch.stack(
         [
             torch.stack(

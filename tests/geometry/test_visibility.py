@@ -6,8 +6,9 @@ import trimesh
 from embreex.mesh_construction import TriangleMesh
 from embreex.rtcore_scene import EmbreeScene
 
-from picpoint.geometry.cameras import RigConfig, build_cameras, look_at_origin, perspective
+from picpoint.geometry.cameras import look_at_origin, orthographic, perspective
 from picpoint.geometry.clouds import sample_surface
+from picpoint.geometry.rigs import RigConfig, build_cameras
 from picpoint.geometry.visibility import pack_visibility, visible_points
 from picpoint.render.meshes import Material, Mesh
 from picpoint.render.rasterizer import RasterizerConfig, render
@@ -35,22 +36,31 @@ def tangle(sections: int) -> Mesh:
 
 
 def exactly_visible(points, mesh: Mesh, cameras) -> np.ndarray:
-    """Cast a ray from each camera to each point: is the point the first thing it meets?"""
+    """Cast a ray from each camera to each point: is the point the first thing it meets?
+
+    The rays of an orthographic camera are parallel and start 2 units before their points.
+    """
     scene = EmbreeScene()
     TriangleMesh(scene, mesh.vertices, mesh.faces)
     seen = np.zeros((len(cameras.positions), len(points)), bool)
     for view, position in enumerate(cameras.positions.astype(float)):
-        rays = points - position
+        origins = np.repeat(position[None], len(points), axis=0)
+        if cameras.projection_matrices[view, 3, 3] == 1:
+            origins = points + 2 * cameras.view_matrices[view, 2, :3].astype(float)
+        rays = points - origins
         length = np.linalg.norm(rays, axis=1)
-        origins = np.repeat(position[None].astype(np.float32), len(points), axis=0)
-        hit = scene.run(origins, (rays / length[:, None]).astype(np.float32), output=True)
+        directions = (rays / length[:, None]).astype(np.float32)
+        hit = scene.run(origins.astype(np.float32), directions, output=True)
         seen[view] = hit["tfar"] > length * (1 - 1e-4)
     return seen
 
 
-@pytest.mark.parametrize("sections", [24, 96, 240])
-def test_visibility_of_stored_points_agrees_with_exact_rays(sections: int):
-    mesh, cameras = tangle(sections), build_cameras(RigConfig())
+@pytest.mark.parametrize(
+    ("sections", "projection"),
+    [(24, "perspective"), (96, "perspective"), (240, "perspective"), (96, "orthographic")],
+)
+def test_visibility_of_stored_points_agrees_with_exact_rays(sections: int, projection: str):
+    mesh, cameras = tangle(sections), build_cameras(RigConfig(projection=projection))
     rendering = render(mesh, cameras, RasterizerConfig(supersampling=2))
     points = sample_surface(mesh.vertices, mesh.faces, 8192, seed=1).points
     stored = points.astype(np.float16).astype(np.float32)
@@ -74,6 +84,27 @@ def plane():
         "faces": np.array([[0, 1, 2]], np.int32),
         "face_id": np.zeros((1, 16, 16), np.int32),
     }
+
+
+@pytest.fixture
+def parallel_plane(plane):
+    """The same plane, seen along parallel rays; the half picture is 2 units wide."""
+    return plane | {"projection_matrices": orthographic(2.0, 0.1, 10.0)[None].astype(np.float32)}
+
+
+def test_a_point_beside_the_viewing_axis_is_seen_along_its_own_ray(parallel_plane):
+    # The steep plane z = -4y. The ray to the first point meets it only behind the camera, while a
+    # ray from the camera's middle would meet it on its way; the other points lie on either side.
+    parallel_plane["vertices"] = np.array([[-5, -1, 4], [5, -1, 4], [0, 1, -4]], np.float32)
+    points = np.array([[0, -1, -0.5], [0.2, 0.25, -0.9], [0.2, 0.25, -1.1]], np.float32)
+    seen = visible_points(points, **parallel_plane)
+    np.testing.assert_array_equal(seen, [[True, True, False]])
+
+
+def test_a_point_behind_a_parallel_camera_or_outside_its_picture_is_not_seen(parallel_plane):
+    points = [[1.99, 0, 0], [2.01, 0, 0], [0, -2.01, 0], [0, 0, 1.9], [0, 0, 2.1], [0.1, 0, 5]]
+    seen = visible_points(np.array(points, np.float32), **parallel_plane)
+    np.testing.assert_array_equal(seen, [[True, False, False, True, False, False]])
 
 
 def test_a_point_is_seen_unless_it_lies_behind_the_visible_plane(plane):

@@ -9,7 +9,8 @@ import trimesh
 from embreex.mesh_construction import TriangleMesh
 from embreex.rtcore_scene import EmbreeScene
 
-from picpoint.geometry.cameras import Cameras, RigConfig, build_cameras
+from picpoint.geometry.cameras import Cameras
+from picpoint.geometry.rigs import RigConfig, build_cameras
 from picpoint.render.meshes import Material, Mesh
 
 
@@ -66,6 +67,12 @@ def cast(mesh: Mesh, cameras: Cameras, view: int, side_px: int) -> Rays:
 def rig() -> Cameras:
     """The paper's 20 views."""
     return build_cameras(RigConfig())
+
+
+@pytest.fixture(scope="session")
+def parallel_rig() -> Cameras:
+    """The paper's 20 views, along parallel rays."""
+    return build_cameras(RigConfig(projection="orthographic"))
 
 
 @pytest.fixture(scope="session")

@@ -5,11 +5,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from picpoint.geometry.cameras import RigConfig, world_to_pixel
+from picpoint.geometry.cameras import world_to_pixel
+from picpoint.geometry.rigs import RigConfig
 from picpoint.render.capture import CaptureConfig, capture, sampling_seed
 from picpoint.render.meshes import Material, Mesh, MeshError
 from shards.codec import decode_picture
-from shards.schema import Sample, check_sample
+from shards.schema import RigViews, Sample, check_sample
 
 CONFIG = CaptureConfig(num_points=1024)
 
@@ -37,7 +38,8 @@ def test_a_sample_follows_the_schema(sample: Sample):
     assert sample.num_points == 1024
     assert sample.num_views == 20
     assert (sample.meta.source_id, sample.meta.label) == ("letters/f", "letter")
-    assert (sample.meta.size_px, sample.meta.rig) == (224, "dodecahedron")
+    assert sample.meta.size_px == 224
+    assert sample.meta.rigs == (RigViews("dodecahedron", 20),)
     assert sample.meta.num_faces == 36
 
 
@@ -93,9 +95,12 @@ def test_points_come_in_farthest_point_order(sample: Sample):
         assert distance[step + 1] == pytest.approx(distance.max(), rel=1e-5)
 
 
-def test_visible_points_show_their_own_colour_in_the_decoded_picture(letter_f, sample):
+@pytest.mark.parametrize("projection", ["perspective", "orthographic"])
+def test_visible_points_show_their_own_colour_in_the_decoded_picture(letter_f, projection):
     # The end of the road: cloud, matrices, visibility and JPEG agree. A flip, a mirror or a shift
     # by a few pixels anywhere would show other colours, for the letter has no symmetry.
+    config = replace(CONFIG, rig=RigConfig(projection=projection))
+    sample = capture(letter_f, "letters/f", "letter", config)
     u, v, _ = world_to_pixel(
         sample.points.astype(np.float32), sample.view_matrices, sample.projection_matrices, 224
     )
@@ -112,6 +117,21 @@ def test_visible_points_show_their_own_colour_in_the_decoded_picture(letter_f, s
     # The rest lies on pixels that mix two sides.
     assert matches / total > 0.9
     assert mirrored / total < 0.3
+
+
+def test_a_rig_among_others_is_captured_as_it_is_alone(letter_f):
+    names = ("octahedron", "ring_4_-30deg", "fibonacci_3")
+    small = CaptureConfig(num_points=256, rig=RigConfig(names, "orthographic", size_px=64))
+    whole = capture(letter_f, "letters/f", "letter", small)
+    check_sample(whole, whole=True)
+    assert whole.meta.rigs == tuple(map(RigViews, names, (6, 4, 3)))
+    alone = capture(
+        letter_f, "letters/f", "letter", replace(small, rig=replace(small.rig, names=names[1:2]))
+    )
+    np.testing.assert_array_equal(whole.points, alone.points)
+    np.testing.assert_array_equal(whole.visibility[6:10], alone.visibility)
+    np.testing.assert_array_equal(whole.view_matrices[6:10], alone.view_matrices)
+    assert [whole.pictures[view] for view in range(6, 10)] == list(alone.pictures.values())
 
 
 def test_smooth_normals_and_textures_reach_the_cloud(letter_f):
@@ -161,6 +181,7 @@ def test_a_sample_that_may_not_be_written_is_refused_with_a_reason(letter_f):
         ({"jpeg_quality": 0}, r"jpeg_quality 0: must be 1\.\.100"),
         ({"jpeg_quality": 101}, r"jpeg_quality 101: must be 1\.\.100"),
         ({"seed": -1}, "seed -1: must be at least 0"),
+        ({"rig": RigConfig(("fibonacci_990", "dodecahedron"))}, "1010 views.*at most 1000"),
         ({"rig": RigConfig(size_px=1025)}, "1025 px x supersampling 2: .* lower size_px"),
     ],
 )

@@ -7,9 +7,16 @@ import pytest
 import trimesh
 from scipy.spatial import ConvexHull, Delaunay
 
-from picpoint.geometry.cameras import Cameras, look_at_origin, perspective, world_to_pixel
+from picpoint.geometry.cameras import (
+    Cameras,
+    look_at_origin,
+    orthographic,
+    perspective,
+    world_to_pixel,
+)
+from picpoint.geometry.rigs import RigConfig, build_cameras, join_cameras
 from picpoint.render.meshes import Material, Mesh
-from picpoint.render.rasterizer import RasterizerConfig, render
+from picpoint.render.rasterizer import RasterizerConfig, px_per_unit, render
 
 PLAIN = RasterizerConfig(supersampling=1)
 AMBIENT, HEAD_LAMP, SKY = 0.30, 0.45, 0.20
@@ -43,7 +50,9 @@ def frontal_light(picture):
     return picture / (AMBIENT + HEAD_LAMP + SKY / 2)
 
 
-def test_face_ids_masks_and_depths_agree_with_exact_rays(tangle, rig, exact_rays):
+@pytest.mark.parametrize("cameras", ["rig", "parallel_rig"])
+def test_face_ids_masks_and_depths_agree_with_exact_rays(tangle, cameras, exact_rays, request):
+    rig = request.getfixturevalue(cameras)
     rendering = render(tangle, rig, PLAIN)
     covered = same = masks = 0
     errors = []
@@ -62,7 +71,11 @@ def test_face_ids_masks_and_depths_agree_with_exact_rays(tangle, rig, exact_rays
     assert np.concatenate(errors).max() < 1e-4
 
 
-def test_an_asymmetric_solid_is_neither_mirrored_nor_flipped_in_any_view(letter_f, rig, exact_rays):
+@pytest.mark.parametrize("cameras", ["rig", "parallel_rig"])
+def test_an_asymmetric_solid_is_neither_mirrored_nor_flipped_in_any_view(
+    letter_f, cameras, exact_rays, request
+):
+    rig = request.getfixturevalue(cameras)
     rendering = render(letter_f, rig, PLAIN)
     materials = np.array([material.diffuse for material in letter_f.materials])
     hues = materials / np.linalg.norm(materials, axis=1, keepdims=True)
@@ -215,6 +228,61 @@ def test_light_on_a_ball_follows_its_formula(rig, new_mesh):
         assert (drawn[:, 2] == 0).all()
 
 
+def test_parallel_light_falls_on_a_ball_along_the_viewing_axis(parallel_rig, new_mesh):
+    ball = trimesh.creation.icosphere(subdivisions=4, radius=0.8)
+    normals = np.ascontiguousarray(ball.vertices[ball.faces] / 0.8, np.float32)
+    mesh = new_mesh(ball.vertices, ball.faces, colors=[(1.0, 0.5, 0.0)], corner_normals=normals)
+    rendering = render(mesh, parallel_rig, PLAIN)
+    for view in (0, 9, 17):
+        rows, columns = np.nonzero(rendering.face_id[view] >= 0)
+        # In the camera's frame the normal's x and y are the pixel's own: 0.98 half pictures a unit.
+        x, y = ((columns + 0.5) / 112 - 1) / 0.98 / 0.8, (1 - (rows + 0.5) / 112) / 0.98 / 0.8
+        head = np.sqrt(np.maximum(1 - x**2 - y**2, 0))
+        to_world = parallel_rig.view_matrices[view, :3, :3].astype(float).T
+        normal = np.stack([x, y, head], axis=1) @ to_world.T
+        light = AMBIENT + HEAD_LAMP * head + SKY * (1 + normal[:, 1]) / 2
+        inner = head > 0.2
+        drawn = rendering.colour[view][rows, columns]
+        assert inner.sum() > 10_000
+        np.testing.assert_allclose(drawn[inner, 0], 255 * light[inner], atol=1.5)
+
+
+def test_textures_are_interpolated_without_perspective_along_parallel_rays():
+    # A ramp along v, on a square seen at a slant: in the picture it stays a ramp.
+    ramp = np.repeat(np.arange(256, dtype=np.uint8)[::-1, None, None], 4, axis=1).repeat(3, axis=2)
+    uv = np.array([[0, 0.1], [1, 0.1], [1, 0.9], [0, 0.9]])
+    view = look_at_origin(np.array([0.0, -1.5, 0.8]))[None].astype(np.float32)
+    lens = orthographic(1.0, near=0.5, far=3.0)[None].astype(np.float32)
+    rendering = render(quad(ramp, uv), Cameras(view, lens, size_px=200), PLAIN)
+    rows, columns = np.nonzero(rendering.face_id[0] >= 0)
+    # The square leans by acos(0.8 / 1.7): its y axis is that much shorter in the picture.
+    v = 0.1 + 0.8 * (0.5 + (1 - (rows + 0.5) / 100) * 1.7 / 0.8)
+    light = AMBIENT + HEAD_LAMP * 0.8 / 1.7 + SKY / 2
+    assert len(rows) > 4000
+    np.testing.assert_allclose(
+        rendering.colour[0][rows, columns, 0], (v * 256 - 0.5) * light, atol=1.5
+    )
+
+
+@pytest.mark.parametrize("cameras", ["rig", "parallel_rig"])
+def test_pixels_per_unit_are_those_of_a_small_step_at_the_origin(cameras, request):
+    rig = request.getfixturevalue(cameras)
+    step = 1e-3 * rig.view_matrices[:, None, 1, :3]  # up in the picture
+    _, v, _ = world_to_pixel(step, rig.view_matrices, rig.projection_matrices, 224)
+    np.testing.assert_allclose(px_per_unit(rig), (112 - v) * 1e3, rtol=1e-2)
+
+
+def test_perspective_and_parallel_views_of_one_call_do_not_disturb_each_other(
+    letter_f, rig, parallel_rig
+):
+    both = render(letter_f, join_cameras([rig, parallel_rig, rig]), PLAIN)
+    for first, cameras in ((0, rig), (20, parallel_rig), (40, rig)):
+        alone = render(letter_f, cameras, PLAIN)
+        for name in ("colour", "coverage", "depth", "face_id"):
+            part = getattr(both, name)[first : first + 20]
+            np.testing.assert_array_equal(part, getattr(alone, name))
+
+
 FOUR = np.array([[[255, 0, 0], [0, 255, 0]], [[0, 0, 255], [255, 255, 0]]], np.uint8)
 
 
@@ -295,6 +363,36 @@ def test_a_face_behind_the_camera_is_refused_but_a_stray_vertex_is_not(letter_f,
         broken[letter_f.faces[3, 1]] = bad
         with pytest.raises(ValueError, match="normalise it into the unit sphere"):
             render(replace(letter_f, vertices=broken), rig, PLAIN)
+
+
+def test_a_face_behind_or_far_behind_the_origin_of_a_parallel_view_is_refused(letter_f):
+    lens = orthographic(1.02, near=0.5, far=9.0)[None].astype(np.float32)
+    cases = ((2, 0, False), (2, 2.5, True), (0.1, 0, True), (2, -4, True))
+    for distance, shift, refused in cases:
+        view = look_at_origin(np.array([0.0, 0.0, distance]))[None].astype(np.float32)
+        moved = replace(letter_f, vertices=letter_f.vertices + np.float32([0, 0, shift]))
+        if refused:
+            with pytest.raises(ValueError, match="normalise it into the unit sphere"):
+                render(moved, Cameras(view, lens, 64), PLAIN)
+        else:
+            assert (render(moved, Cameras(view, lens, 64), PLAIN).face_id >= 0).any()
+
+
+def test_every_camera_that_a_file_may_hold_sees_the_whole_unit_sphere(tmp_path, new_mesh):
+    """The widest reach that the door lets in is one that the rasterizer can hold."""
+    ball = trimesh.creation.icosphere(subdivisions=4)
+    # Where the sphere's outline reaches almost 4 half pictures from the middle.
+    close_by = 1 / np.sin(np.arctan(3.99 * np.tan(0.2)))
+    for lens, distance in (
+        (perspective(0.4, near=0.05, far=9.0), close_by),
+        (orthographic(1 / 3.99, near=0.05, far=9.0), 1.1),
+    ):
+        path = tmp_path / "rig.npz"
+        view = look_at_origin(np.array([0.0, 0.6, 0.8]) * distance)
+        np.savez(path, view_matrices=view[None], projection_matrices=lens[None])
+        cameras = build_cameras(RigConfig((f"file:{path}",), size_px=32))
+        face_id = render(new_mesh(ball.vertices, ball.faces), cameras, PLAIN).face_id
+        assert (face_id >= 0).all()
 
 
 def test_a_raster_too_large_for_exact_edges_is_refused(letter_f):

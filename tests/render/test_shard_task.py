@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from picpoint.geometry.cameras import RigConfig
+from picpoint.geometry.rigs import RigConfig
 from picpoint.render import shard_task
 from picpoint.render.capture import CaptureConfig
 from picpoint.render.shard_task import ShardTask, finish_shard, plan_shards

@@ -21,7 +21,7 @@ from shards.manifest import (
     publish_part,
     shard_name,
 )
-from shards.schema import Sample, SampleMeta
+from shards.schema import RigViews, Sample, SampleMeta
 from shards.store import LocalStore, Store, sha256
 from shards.writer import index_tar, write_shard
 
@@ -50,7 +50,7 @@ def make_sample(number: int) -> Sample:
             source_id=f"set/shape-{number}",
             label=("chair", "table")[number % 2],
             size_px=SIZE_PX,
-            rig="ring",
+            rigs=(RigViews("ring_2_30deg", 2), RigViews("fibonacci_1", 1)),
             seed=number,
             center=(0.5, -1.0, 2.0),
             scale=0.25,

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from small_sets import NUM_VIEWS
 
 from shards.codec import (
     ARRAYS,
@@ -19,7 +20,16 @@ from shards.codec import (
     encode_sample,
 )
 from shards.errors import CodecError, ShardError
-from shards.schema import CAMERAS, COLORS, META, NORMALS, POINTS, VISIBILITY, SchemaError
+from shards.schema import (
+    CAMERAS,
+    COLORS,
+    META,
+    NORMALS,
+    POINTS,
+    VISIBILITY,
+    RigViews,
+    SchemaError,
+)
 
 
 def test_a_sample_survives_the_round_trip(sample):
@@ -120,7 +130,11 @@ def test_a_picture_larger_than_asked_is_refused():
 
 @given(st.binary(max_size=200))
 def test_arbitrary_bytes_raise_our_error_or_decode(content):
-    for decode in (decode_picture, decode_meta, lambda c: decode_array(c, *ARRAYS[COLORS])):
+    for decode in (
+        decode_picture,
+        decode_meta,
+        lambda c: decode_array(c, *ARRAYS[COLORS]),
+    ):
         with pytest.raises(CodecError):
             decode(content)
 
@@ -146,6 +160,9 @@ def test_a_changed_picture_decodes_or_raises_our_error(position, byte):
         (b'"seed":7', b'"seed":7,"extra":1'),
         (b"[0.5,-1.0,2.0]", b"[0.5,-1.0]"),
         (b'["flipped_faces"]', b'"flipped_faces"'),
+        (b'"num_views":2', b'"num_views":"2"'),
+        (b',"num_views":2', b""),
+        (b'{"name":"fibonacci_1","num_views":1}', b'"fibonacci_1"'),
     ],
 )
 def test_a_meta_record_of_other_fields_or_types_is_refused(sample, old, new):
@@ -169,6 +186,31 @@ def test_points_and_meta_cannot_be_left_out_and_cameras_go_with_visibility(sampl
         with pytest.raises(SchemaError):
             decode_sample({name: members[name] for name in members if name != left_out})
     decode_sample({name: members[name] for name in members if name != NORMALS})
+
+
+def test_a_hundred_views_and_more_survive_the_round_trip(sample):
+    many = 123
+    meta = replace(sample.meta, rigs=(RigViews("fibonacci_123", many),))
+    large = replace(
+        sample,
+        view_matrices=np.repeat(sample.view_matrices[:1], many, axis=0),
+        projection_matrices=np.repeat(sample.projection_matrices[:1], many, axis=0),
+        visibility=np.repeat(sample.visibility[:1], many, axis=0),
+        pictures={view: sample.pictures[view % NUM_VIEWS] for view in range(many)},
+        meta=meta,
+    )
+    members = encode_sample(large)
+    assert "view99.jpg" in members
+    assert "view100.jpg" in members
+    decoded = decode_sample(members)
+    assert decoded.pictures == large.pictures
+    assert decoded.meta == meta
+
+
+@pytest.mark.parametrize("name", ["view099.jpg", "view1.jpg", "view1000.jpg"])
+def test_a_view_has_one_name_only(sample, name):
+    with pytest.raises(CodecError, match=name):
+        decode_sample(encode_sample(sample) | {name: sample.pictures[0]})
 
 
 def test_an_unknown_member_is_refused(sample):

@@ -3,13 +3,17 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from shards.schema import SchemaError, check_sample
+from shards.schema import RigViews, Sample, SchemaError, check_sample
 
 
 def _with(array: np.ndarray, index, value) -> np.ndarray:
     changed = array.copy()
     changed[index] = value
     return changed
+
+
+def _with_rigs(sample: Sample, *rigs: tuple[str, int]) -> Sample:
+    return replace(sample, meta=replace(sample.meta, rigs=tuple(RigViews(*rig) for rig in rigs)))
 
 
 BREAKS = {
@@ -30,6 +34,12 @@ BREAKS = {
     "no source id": lambda s: replace(s, meta=replace(s.meta, source_id="")),
     "a scale of zero": lambda s: replace(s, meta=replace(s.meta, scale=0.0)),
     "a center not finite": lambda s: replace(s, meta=replace(s.meta, center=(0.0, np.nan, 0.0))),
+    "two rigs of one name": lambda s: _with_rigs(s, ("ring", 2), ("ring", 1)),
+    "a rig without a name": lambda s: _with_rigs(s, ("", 3)),
+    "rigs of fewer views": lambda s: _with_rigs(s, ("ring", 2)),
+    "rigs of more views": lambda s: _with_rigs(s, ("ring", 3), ("other", 1)),
+    "a rig without views": lambda s: _with_rigs(s, ("ring", 3), ("other", 0)),
+    "no rig": lambda s: _with_rigs(s),
     "a negative seed": lambda s: replace(s, meta=replace(s.meta, seed=-1)),
 }
 
