@@ -1,6 +1,8 @@
 # make demo    the whole road, from meshes to a page of results   (SEEDS=3 for mean and std)
 # make test    the tests
+# make faults  the tests that kill processes and break requests; minutes
 # make check   lint, format, types
+# make data    820 pieces of furniture and 6,227 electronic parts, rendered   (Debian; an hour)
 
 PYTHON ?= python3
 SEEDS ?= 1
@@ -9,7 +11,7 @@ BIN := $(VENV)/bin
 # Set up once, and again when what is to be installed changes.
 READY := $(VENV)/.ready
 
-.PHONY: demo test check clean
+.PHONY: demo test faults check data clean
 
 demo: $(READY)
 	$(BIN)/picpoint demo seeds=$(SEEDS)
@@ -17,10 +19,31 @@ demo: $(READY)
 test: $(READY)
 	$(BIN)/python -m pytest -m "not slow and not gpu and not kaolin and not remote"
 
+faults: $(READY)
+	$(BIN)/python -m pytest -m "slow and not gpu and not kaolin" --timeout 1200 tests/faults tests/cluster
+
 check: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
+
+# Both are Debian packages, unpacked and not installed; their licences ask for credit (CC-BY 3.0 and
+# CC-BY-SA 4.0), so what is made of them is not in this repository.
+data: data/furniture/.ready data/kicad/.ready
+	$(BIN)/picpoint render source=data/furniture out=data/shards/furniture shapes_per_shard=64
+	$(BIN)/picpoint render source=data/kicad out=data/shards/kicad shapes_per_shard=64
+
+data/furniture/.ready: $(READY)
+	mkdir -p $(@D)
+	cd $(@D) && apt-get download sweethome3d-furniture
+	dpkg-deb --fsys-tarfile $(@D)/*.deb | tar --extract --directory $(@D) --wildcards '*.sh3f' --strip-components 5
+	rm $(@D)/*.deb && touch $@
+
+data/kicad/.ready: $(READY)
+	mkdir -p $(@D)
+	cd $(@D) && apt-get download kicad-packages3d
+	dpkg-deb --fsys-tarfile $(@D)/*.deb | tar --extract --directory $(@D) --wildcards '*.wrl' --strip-components 5
+	rm $(@D)/*.deb && touch $@
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit("picpoint needs Python 3.11 or newer") if sys.version_info < (3, 11) else None'
