@@ -1,15 +1,12 @@
 """Worker processes that end with their parent, and with the job that asked for them."""
 
-import ctypes
-import signal
-import sys
 from collections.abc import Generator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing import get_context
 
-_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+from picpoint.render.children import end_with_parent
 
 
 class WorkerDiedError(RuntimeError):
@@ -24,7 +21,7 @@ def worker_pool(num_workers: int) -> Generator[ProcessPoolExecutor]:
         WorkerDiedError: a worker was killed.
     """
     pool = ProcessPoolExecutor(
-        num_workers, mp_context=get_context("spawn"), initializer=_start_worker
+        num_workers, mp_context=get_context("spawn"), initializer=end_with_parent
     )
     try:
         yield pool
@@ -35,10 +32,3 @@ def worker_pool(num_workers: int) -> Generator[ProcessPoolExecutor]:
         ) from error
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _start_worker() -> None:
-    """Leave Ctrl-C to the parent, and end when the parent does."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -160,9 +160,7 @@ def _fingerprint(shapes: Sequence[SourceShape]) -> str:
     """Digest a list of shapes: ids, labels, and the size and time of every file."""
     digest = hashlib.sha256()
     for shape in shapes:
-        file = shape.source / shape.file if shape.source.is_dir() else shape.source
-        state = file.stat()
-        line = (shape.source_id, shape.label, shape.file, state.st_size, state.st_mtime_ns)
+        line = (shape.source_id, shape.label, shape.file, *shape.stamp())
         digest.update(repr(line).encode())
     return digest.hexdigest()
 
