@@ -134,7 +134,7 @@ def pack_model(archive: Path, model: Model) -> bytes | None:
     ).read_mesh()
     if len(mesh.faces) > MAX_FACES:
         return None
-    upright = mesh.vertices.astype(np.float64) * _CENTIMETRE
+    upright = mesh.vertices.astype(np.float64) * _CENTIMETRE + 0.0  # no -0
     step = 2.0 ** np.ceil(np.log2(np.ptp(upright, axis=0).max() * POSITION_STEP))
     rounded = (np.rint(upright / step) * step).astype(np.float32)
     content = glb_bytes(mend(replace(mesh, vertices=rounded, corner_normals=None)))

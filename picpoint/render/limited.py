@@ -27,7 +27,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, Self
+from typing import IO, Any
 
 from pydantic import TypeAdapter
 
@@ -95,7 +95,7 @@ class LimitedCapture:
         self.limits = limits
         self._child: _Child | None = None
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "LimitedCapture":
         self._child = _Child(self.config, self.limits)
         return self
 

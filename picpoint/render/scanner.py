@@ -236,7 +236,7 @@ def fill_list(
             at += 1
         else:
             value, after = _number(text, at)
-            if after < 0 or num_values >= len(values):
+            if after < 0 or num_values >= len(values) or not _ends_entry(text[after]):
                 return -1, at
             values[num_values] = value
             num_values += 1
@@ -261,6 +261,13 @@ def _is_space(byte: int) -> bool:
 def _ends_line(byte: int) -> bool:
     """Tell whether nothing of a line is left: it ends, or a comment begins."""
     return byte in (_LINE_FEED, _RETURN, _HASH)
+
+
+@njit(**_KERNEL)
+@no_type_check
+def _ends_entry(byte: int) -> bool:
+    """Tell whether an entry of a list can end before a byte."""
+    return _is_space(byte) or byte in (_COMMA, _CLOSE, _HASH)
 
 
 @njit(**_KERNEL)

@@ -8,6 +8,7 @@ not, they would give an empty mesh.
 
 import io
 import json
+import logging
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -24,6 +25,9 @@ from trimesh.visual.material import PBRMaterial
 from trimesh.visual.texture import TextureVisuals
 
 from picpoint.render.meshes import MeshError
+
+# What is wrong with a file is told by an error or a warning of ours, once.
+logging.getLogger("trimesh").setLevel(logging.CRITICAL)
 
 _GLB_HEADER_BYTES = 20
 _STL_HEADER_BYTES, _STL_FACE_BYTES = 84, 50
@@ -271,6 +275,8 @@ def _triangles(faces: Any) -> Int64[np.ndarray, "m 3"]:  # noqa: ANN401
     faces = np.asarray(faces).astype(np.int64)
     if faces.ndim == 2 and faces.shape[1] == 4:
         faces = faces[:, [0, 1, 2, 0, 2, 3]].reshape(-1, 3)
+    if faces.ndim != 2 or faces.shape[1] != 3:
+        raise ValueError(f"faces of shape {faces.shape} are no triangles")
     return np.ascontiguousarray(faces)
 
 

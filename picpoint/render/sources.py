@@ -160,15 +160,17 @@ def _listed_shape(source_id: str, label: str, file: str, table: Path) -> SourceS
     if "://" in file and not file.startswith("file://"):
         folder, _, name = file.rpartition("/")
         return SourceShape(source_id, label, folder, name)
-    path = table.parent / file.removeprefix("file://")
+    path, folder = table.parent / file.removeprefix("file://"), table.parent
     if not path.is_file():
         raise SourceError(
             f"{table}: names {file!r} as {source_id!r}, which is not there; add the file or take "
             "out the row"
         )
-    inside = not Path(file).is_absolute() and path.resolve().is_relative_to(table.parent.resolve())
-    folder = table.parent if inside else path.parent
-    return SourceShape(source_id, label, folder, Path(file).as_posix() if inside else path.name)
+    # What a mesh names may lie anywhere in the list's folder, or beside a mesh from elsewhere.
+    real, real_folder = path.resolve(), folder.resolve()
+    if real.is_relative_to(real_folder):
+        return SourceShape(source_id, label, folder, real.relative_to(real_folder).as_posix())
+    return SourceShape(source_id, label, path.parent, path.name)
 
 
 def _furniture_shapes(source: Path) -> Iterator[SourceShape]:

@@ -32,7 +32,7 @@ _VALUES = {b"TRUE", b"FALSE", b"NULL"}
 # Surfaces that are not read, and what brings in more nodes.
 _UNREAD = {"Box", "Cone", "Cylinder", "Sphere", "ElevationGrid", "Extrusion", "Inline"}
 # A few kilobytes of USE within USE can place a node more often than any machine can count.
-_MAX_PLACED_NODES = 2_000_000
+_MAX_PLACED_NODES = 200_000
 _GREY = (0.8, 0.8, 0.8)
 
 
