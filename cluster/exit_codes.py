@@ -9,6 +9,7 @@ from picpoint.data.views import NotStoredError
 from picpoint.encoders.image_weights import MissingWeightsError
 from picpoint.evaluate.encoded import ProbeError
 from picpoint.evaluate.results import ResultsError
+from picpoint.render.limited import ChildStartError
 from picpoint.render.meshes import MeshError
 from picpoint.render.sources import SourceError
 from picpoint.train.checkpoint import CheckpointError
@@ -48,6 +49,7 @@ _CODES: tuple[tuple[type[BaseException], int], ...] = (
     (ProbeError, 6),
     (OSError, 5),
     (WorkerDiedError, 5),
+    (ChildStartError, 5),
     (KeyboardInterrupt, INTERRUPTED),
 )
 

@@ -4,7 +4,6 @@ A task must be idempotent: the one that a killed worker was at is done again by 
 come in the order in which they are ready.
 """
 
-import ctypes
 import os
 import signal
 import sys
@@ -16,6 +15,7 @@ from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
 from typing import Literal, TypeVar, cast
 
+from picpoint.render.children import end_with_parent
 from shards.errors import TransientStoreError
 
 Task = TypeVar("Task")
@@ -25,7 +25,6 @@ Result = TypeVar("Result")
 _MAX_ATTEMPTS = 10
 # How long a worker may take to clear up when it is asked to end.
 _GRACE_S = 5.0
-_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 class WorkerDiedError(RuntimeError):
@@ -197,10 +196,8 @@ def _died(attempts: int) -> WorkerDiedError:
 
 def _serve(connection: Connection, work: Callable[[object], object]) -> None:
     """Do tasks until nobody asks any more; runs in a worker process."""
-    # Ctrl-C is the parent's business, which asks its workers to end; they end with it in any case.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     end_with_parent()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # clears up what was begun
     with suppress(EOFError):
         while True:
             task = connection.recv()
@@ -209,12 +206,6 @@ def _serve(connection: Connection, work: Callable[[object], object]) -> None:
             except Exception as error:
                 answer = (False, error)
             connection.send(answer)
-
-
-def end_with_parent() -> None:
-    """Have the kernel kill this process when the thread that started it ends."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _on_ray(

@@ -120,7 +120,7 @@ def test_rendering_on_a_cpu_loads_neither_torch_nor_ray() -> None:
         [
             sys.executable,
             "-c",
-            "import sys, picpoint.render.capture, picpoint.render.sources, shards.writer;"
+            "import sys, picpoint.render.limited, shards.writer;"
             "print(*sorted({'torch', 'ray', 'hydra'} & set(sys.modules)))",
         ],
         capture_output=True,

@@ -10,6 +10,7 @@ import random
 import time
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,7 +19,8 @@ from cluster.progress import ProgressLine
 from cluster.record import keep_or_start
 from picpoint.assets import DEMO_SHAPES
 from picpoint.geometry.rigs import build_cameras
-from picpoint.render.capture import CaptureConfig, capture
+from picpoint.render.capture import CaptureConfig
+from picpoint.render.limited import CaptureLimits, LimitedCapture
 from picpoint.render.meshes import MeshError
 from picpoint.render.shard_task import FinishedShard, ShardTask, finish_shard, plan_shards
 from picpoint.render.sources import SourceShape, list_shapes
@@ -43,6 +45,7 @@ class RenderJob:
             storage, and a killed worker loses at most one.
         fleet: where the work runs.
         capture: points, cameras and pictures of each shape.
+        limits: what a shape may cost before it is rejected.
     """
 
     source: str
@@ -50,6 +53,7 @@ class RenderJob:
     shapes_per_shard: int = 32
     fleet: FleetConfig = field(default_factory=FleetConfig)
     capture: CaptureConfig = field(default_factory=CaptureConfig)
+    limits: CaptureLimits = field(default_factory=CaptureLimits)
 
     def __post_init__(self) -> None:
         if self.shapes_per_shard < 1:
@@ -158,7 +162,7 @@ def run(job: RenderJob) -> Manifest:
 def _plan(job: RenderJob, shapes: Sequence[SourceShape]) -> tuple[ShardTask, ...]:
     # Workers of a cluster run in folders of their own.
     out = job.out if "://" in job.out else str(Path(job.out).resolve())
-    return plan_shards(shapes, job.shapes_per_shard, out, job.capture)
+    return plan_shards(shapes, job.shapes_per_shard, out, job.capture, job.limits)
 
 
 def _from_anywhere(tasks: Sequence[ShardTask]) -> list[ShardTask]:
@@ -182,22 +186,21 @@ def _estimate(job: RenderJob, shapes: Sequence[SourceShape]) -> str:
     """Capture a few shapes, spread over the list, and tell what all would take."""
     tried = shapes[:: max(1, len(shapes) // _NUM_TRIED)][:_NUM_TRIED]
     num_bytes, num_good = 0, 0
-    started = time.process_time()
-    for shape in tried:
-        try:
-            sample = capture(shape.read_mesh(), shape.source_id, shape.label, job.capture)
-        except MeshError:
-            continue
-        num_good += 1
-        num_bytes += sum(len(content) for content in encode_sample(sample).values())
-    seconds = (time.process_time() - started) / len(tried)
+    with LimitedCapture(job.capture, job.limits) as child:
+        started = time.perf_counter()
+        for shape in tried:
+            with suppress(MeshError):
+                sample = child.capture(shape)
+                num_good += 1
+                num_bytes += sum(len(content) for content in encode_sample(sample).values())
+    seconds = (time.perf_counter() - started) / len(tried)
     if not num_good:
         return f"guess  none of {len(tried)} meshes tried can be rendered"
     per_shape = num_bytes / num_good
     return (
         f"guess  from {len(tried)} meshes: {per_shape * len(shapes) / 1e9:.2f} GB, "
         f"{per_shape * job.shapes_per_shard / 1e6:.0f} MB a shard; "
-        f"{seconds * len(shapes) / 3600:.2f} CPU hours, "
+        f"{seconds * len(shapes) / 3600:.2f} hours on one core, "
         f"{seconds * len(shapes) / job.fleet.num_workers / 3600:.2f} hours with all workers up"
     )
 
@@ -206,9 +209,7 @@ def _fingerprint(shapes: Sequence[SourceShape]) -> str:
     """Digest a list of shapes: ids, labels, and the size and time of every file."""
     digest = hashlib.sha256()
     for shape in shapes:
-        file = shape.source / shape.file if shape.source.is_dir() else shape.source
-        state = file.stat()
-        line = (shape.source_id, shape.label, shape.file, state.st_size, state.st_mtime_ns)
+        line = (shape.source_id, shape.label, shape.file, *shape.stamp())
         digest.update(repr(line).encode())
     return digest.hexdigest()
 

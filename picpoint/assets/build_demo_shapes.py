@@ -22,6 +22,7 @@ import numpy as np
 from jaxtyping import Float32, Float64, Int64, UInt8
 from PIL import Image
 
+from picpoint.render.furniture import FURNITURE_CATALOGUE, Furniture, parse_furniture
 from picpoint.render.meshes import Material, Mesh, mend
 from picpoint.render.sources import CATALOGUE, SourceShape
 
@@ -55,30 +56,22 @@ _ADDRESS = re.compile(r"blendswap\.com/blends/view/(\d+)")
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """One row of the archive's own catalogue.
+    """One row of the archive's own catalogue, and what the demo adds.
 
     Attributes:
-        number: its number there.
+        entry: the row.
         label: class of the demo, or "".
-        name: what it is, in English.
-        creator: who made it.
-        file: the OBJ file within the archive.
-        rotation: of the file's vertices, to stand upright.
         licence_text: the licence file in the model's own folder, or "".
     """
 
-    number: int
+    entry: Furniture
     label: str
-    name: str
-    creator: str
-    file: str
-    rotation: Float64[np.ndarray, "3 3"]
     licence_text: str
 
     @property
     def short_name(self) -> str:
         """The name of the OBJ file without its suffix."""
-        return Path(self.file).stem
+        return Path(self.entry.file).stem
 
     @property
     def is_cc0(self) -> bool:
@@ -114,26 +107,10 @@ def read_catalogue(archive: Path) -> list[Model]:
     """Read the catalogue of a Sweet Home 3D furniture archive."""
     label_of = {number: label for label, numbers in CLASSES.items() for number in numbers}
     with zipfile.ZipFile(archive) as members:
-        text = members.read("PluginFurnitureCatalog.properties").decode("latin-1")
-        fields: dict[int, dict[str, str]] = {}
-        for key, number, value in re.findall(r"^(\w+)#(\d+)=(.*)$", text, re.MULTILINE):
-            fields.setdefault(int(number), {})[key] = value.strip()
         return [
-            Model(
-                number=number,
-                label=label_of.get(number, ""),
-                name=row["name"],
-                creator=row["creator"],
-                file=row["model"].lstrip("/"),
-                rotation=_rotation(row.get("modelRotation")),
-                licence_text=_licence_text(members, row["model"].lstrip("/")),
-            )
-            for number, row in sorted(fields.items())
+            Model(entry, label_of.get(entry.number, ""), _licence_text(members, entry.file))
+            for entry in parse_furniture(members.read(FURNITURE_CATALOGUE))
         ]
-
-
-def _rotation(numbers: str | None) -> Float64[np.ndarray, "3 3"]:
-    return np.array(numbers.split(), dtype=np.float64).reshape(3, 3) if numbers else np.eye(3)
 
 
 def _licence_text(members: zipfile.ZipFile, file: str) -> str:
@@ -151,10 +128,13 @@ def _licence_text(members: zipfile.ZipFile, file: str) -> str:
 
 def pack_model(archive: Path, model: Model) -> bytes | None:
     """Turn a model into a GLB file; None if it is too large for a demo."""
-    mesh = SourceShape(model.short_name, model.label, archive, model.file).read_mesh()
+    entry = model.entry
+    mesh = SourceShape(
+        model.short_name, model.label, archive, entry.file, entry.rotation
+    ).read_mesh()
     if len(mesh.faces) > MAX_FACES:
         return None
-    upright = mesh.vertices.astype(np.float64) @ model.rotation.T * _CENTIMETRE
+    upright = mesh.vertices.astype(np.float64) * _CENTIMETRE + 0.0  # no -0
     step = 2.0 ** np.ceil(np.log2(np.ptp(upright, axis=0).max() * POSITION_STEP))
     rounded = (np.rint(upright / step) * step).astype(np.float32)
     content = glb_bytes(mend(replace(mesh, vertices=rounded, corner_normals=None)))
@@ -313,7 +293,14 @@ def write_pack(path: Path, packed: list[tuple[Model, bytes]]) -> None:
     for model, _ in packed:
         short = model.short_name
         writer.writerow(
-            [source_id(model), model.label, f"{short}.glb", model.name, model.creator, "CC0-1.0"]
+            [
+                source_id(model),
+                model.label,
+                f"{short}.glb",
+                model.entry.name,
+                model.entry.creator,
+                "CC0-1.0",
+            ]
         )
     members = [(CATALOGUE, table.getvalue().encode())]
     members += [(f"{model.short_name}.glb", content) for model, content in packed]
@@ -351,8 +338,9 @@ def credits_page(models: list[Model]) -> str:
         models, key=lambda model: (model.label == "", model.label, source_id(model))
     ):
         stated_by = "model" if model.licence_text else "archive"
+        entry = model.entry
         lines.append(
-            f"| `{source_id(model)}` | {model.label or '-'} | {model.name} | {model.creator} "
+            f"| `{source_id(model)}` | {model.label or '-'} | {entry.name} | {entry.creator} "
             f"| {model.origin} | {stated_by} |"
         )
     return "\n".join(lines) + "\n"

@@ -15,6 +15,9 @@ _MAX_WRONG_NORMALS = 0.1
 # A corner normal this far from its face's plane, as a cosine, is believed.
 _MIN_AGREEMENT = 0.1
 
+# A rotation in a catalogue is rounded; beyond this it would stretch the shape visibly.
+_MAX_SKEW = 1e-2
+
 
 @dataclass(frozen=True, slots=True)
 class Material:
@@ -97,6 +100,32 @@ def mend(mesh: Mesh) -> Mesh:
         finite_uv = np.nan_to_num(mesh.uv, nan=0.0, posinf=0.0, neginf=0.0)
         mesh = _with_warning(replace(mesh, uv=finite_uv), "non_finite_uv")
     return replace(mesh, corner_normals=_trusted_normals(mesh))
+
+
+def turn(mesh: Mesh, rotation: tuple[float, ...]) -> Mesh:
+    """Turn a mesh; a rotation that mirrors turns its faces too, so that their fronts stay fronts.
+
+    Args:
+        mesh: in any frame.
+        rotation: nine numbers, row by row.
+
+    Raises:
+        MeshError: `unreadable`: the numbers are no rotation.
+    """
+    matrix = np.array(rotation, dtype=np.float64).reshape(3, 3)
+    if not np.allclose(matrix @ matrix.T, np.eye(3), atol=_MAX_SKEW):
+        raise MeshError("unreadable", f"{rotation}: its catalogue's numbers are no rotation")
+    order = slice(None, None, -1 if np.linalg.det(matrix) < 0 else 1)
+    normals = mesh.corner_normals
+    return replace(
+        mesh,
+        vertices=np.ascontiguousarray(mesh.vertices @ matrix.T, np.float32),
+        faces=np.ascontiguousarray(mesh.faces[:, order]),
+        uv=np.ascontiguousarray(mesh.uv[:, order]),
+        corner_normals=None
+        if normals is None
+        else np.ascontiguousarray((normals @ matrix.T)[:, order], np.float32),
+    )
 
 
 def _has_area(mesh: Mesh) -> Bool[np.ndarray, " m"]:

@@ -9,7 +9,16 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float64, Int32, Int64, UInt8
 
+from picpoint.render.meshes import MeshError
 from picpoint.render.polygons import triangulate
+from picpoint.render.scanner import (
+    MTLLIB,
+    USEMTL,
+    as_text,
+    count_obj,
+    fill_obj,
+    line_at,
+)
 
 # Options of `map_Kd` that stand before the file name, and the most values that each takes.
 _MAP_OPTIONS = {
@@ -39,9 +48,9 @@ class ObjFile:
     position_colors: UInt8[np.ndarray, "n 3"] | None
     texture_coordinates: Float64[np.ndarray, "t 2"]
     normals: Float64[np.ndarray, "k 3"]
-    corner_position: Int64[np.ndarray, "m 3"]
-    corner_texture: Int64[np.ndarray, "m 3"]
-    corner_normal: Int64[np.ndarray, "m 3"]
+    corner_position: Int32[np.ndarray, "m 3"]
+    corner_texture: Int32[np.ndarray, "m 3"]
+    corner_normal: Int32[np.ndarray, "m 3"]
     face_material: Int32[np.ndarray, " m"]
     materials: tuple[str, ...]
     libraries: tuple[str, ...]
@@ -60,63 +69,52 @@ class MtlMaterial:
     texture_name: str = ""
 
 
-def parse_obj(content: bytes) -> ObjFile:
+def parse_obj(content: bytes, max_faces: int) -> ObjFile:
     """Parse an OBJ file.
 
     Lines, points, curves, groups and smoothing groups are passed over.
 
+    Args:
+        content: the whole file.
+        max_faces: a file with more, or with more than three times as many positions, texture
+            coordinates, normals or face corners, is refused before arrays are made for it.
+
     Raises:
         ValueError: a number or an index is missing, broken or out of range.
+        MeshError: `too_large`.
     """
-    positions: list[list[bytes]] = []
-    texture_coordinates: list[list[bytes]] = []
-    normals: list[list[bytes]] = []
-    polygons: list[list[bytes]] = []
-    # How many of each were there when a polygon was read: negative indices count back from here.
-    counts: list[tuple[int, int, int]] = []
-    polygon_material: list[int] = []
-    materials: dict[str, int] = {}
-    libraries: list[str] = []
-    material = 0
-    for keyword, rest in _statements(content):
-        match keyword:
-            case b"v":
-                positions.append(rest.split())
-            case b"vt":
-                texture_coordinates.append(rest.split()[:2])
-            case b"vn":
-                normals.append(rest.split()[:3])
-            case b"f":
-                if not materials:
-                    materials[""] = 0
-                polygons.append(rest.split())
-                counts.append((len(positions), len(texture_coordinates), len(normals)))
-                polygon_material.append(material)
-            case b"usemtl":
-                material = materials.setdefault(_text(rest), len(materials))
-            case b"mtllib":
-                libraries.append(_text(rest))
-            case _:
-                pass
-    sizes = np.array([len(polygon) for polygon in polygons], dtype=np.int64)
-    indices = _indices(
-        polygons, np.repeat(np.array(counts, dtype=np.int64).reshape(-1, 3), sizes, axis=0)
-    )
-    _check_range(indices, (len(positions), len(texture_coordinates), len(normals)))
-    xyz = _numbers([row[:3] for row in positions], 3)
-    triangles = triangulate(xyz[indices[:, 0]], sizes)
-    corners = indices[triangles.rows]
+    content = _join_continued(content)
+    text = as_text(content)
+    counts = np.zeros(7, np.int64)
+    count_obj(text, counts)
+    num_v, num_vt, num_vn, num_faces, num_corners, num_names, num_words = counts.tolist()
+    if num_faces > max_faces or max(num_v, num_vt, num_vn, num_corners) > 3 * max_faces:
+        raise MeshError(
+            "too_large",
+            f"{num_faces} faces with {num_corners} corners over {num_v} positions, for at most "
+            f"{max_faces} faces",
+        )
+    positions = np.empty((num_v, 3))
+    colors = np.empty((num_v if num_words >= 6 else 0, 3))
+    texture_coordinates, normals = np.empty((num_vt, 2)), np.empty((num_vn, 3))
+    corners = np.empty((3, num_corners), np.int32)
+    sizes, names = np.empty(num_faces, np.int64), np.empty((num_names, 4), np.int64)
+    place = fill_obj(text, positions, colors, texture_coordinates, normals, corners, sizes, names)
+    if place >= 0:
+        raise ValueError(f"{line_at(content, place)} cannot be read, or names what is not there")
+    triangles = triangulate(positions, corners[0], sizes)
+    material_of_face, materials = _materials(content, names, num_faces)
     return ObjFile(
-        positions=xyz,
-        position_colors=_colors(positions),
-        texture_coordinates=_numbers([[*row, b"0"][:2] for row in texture_coordinates], 2),
-        normals=_numbers(normals, 3),
-        corner_position=np.ascontiguousarray(corners[:, :, 0]),
-        corner_texture=np.ascontiguousarray(corners[:, :, 1]),
-        corner_normal=np.ascontiguousarray(corners[:, :, 2]),
-        face_material=np.array(polygon_material, dtype=np.int32)[triangles.polygon],
-        materials=tuple(materials),
-        libraries=tuple(libraries),
+        positions=positions,
+        position_colors=_byte_colors(colors),
+        texture_coordinates=texture_coordinates,
+        normals=normals,
+        corner_position=corners[0][triangles.rows],
+        corner_texture=corners[1][triangles.rows],
+        corner_normal=corners[2][triangles.rows],
+        face_material=material_of_face[triangles.polygon],
+        materials=materials,
+        libraries=tuple(_name(content, row) for row in names[names[:, 0] == MTLLIB].tolist()),
     )
 
 
@@ -142,9 +140,7 @@ def parse_mtl(content: bytes) -> dict[str, MtlMaterial]:
 
 def _statements(content: bytes) -> Iterator[tuple[bytes, bytes]]:
     """Yield keyword and rest of each line, continued lines joined, comments and blanks left out."""
-    if b"\\" in content:
-        content = content.replace(b"\\\r\n", b" ").replace(b"\\\n", b" ")
-    for line in content.splitlines():
+    for line in _join_continued(content).splitlines():
         keyword, _, rest = line.strip().replace(b"\t", b" ").partition(b" ")
         if keyword and not keyword.startswith(b"#"):
             yield keyword, rest
@@ -154,54 +150,35 @@ def _text(rest: bytes) -> str:
     return rest.strip().decode("utf-8", errors="replace")
 
 
-def _numbers(rows: list[list[bytes]], width: int) -> Float64[np.ndarray, "rows width"]:
-    if any(len(row) != width for row in rows):
-        raise ValueError(f"a coordinate has fewer than {width} numbers")
-    return np.array(rows, dtype=np.float64).reshape(-1, width)
+def _join_continued(content: bytes) -> bytes:
+    """Join lines that end with a backslash to the next."""
+    if b"\\" in content:
+        content = content.replace(b"\\\r\n", b" ").replace(b"\\\n", b" ")
+    return content
 
 
-def _colors(positions: list[list[bytes]]) -> UInt8[np.ndarray, "n 3"] | None:
-    """Read the colours that some programs write after the position."""
-    if not positions or any(len(row) < 6 for row in positions):
-        return None
-    colors = _numbers([row[3:6] for row in positions], 3)
-    if not np.isfinite(colors).all():
+def _name(content: bytes, row: list[int]) -> str:
+    _, begin, end, _ = row
+    return _text(content[begin:end])
+
+
+def _materials(
+    content: bytes, names: Int64[np.ndarray, "q 4"], num_faces: int
+) -> tuple[Int32[np.ndarray, " faces"], tuple[str, ...]]:
+    """Give the material of each face as a row of all that have faces or are named."""
+    switches = names[names[:, 0] == USEMTL].tolist()
+    first_faces = [row[3] for row in switches] + [num_faces]
+    rows: dict[str, int] = {"": 0} if first_faces[0] > 0 else {}
+    numbers = [0] + [rows.setdefault(_name(content, row), len(rows)) for row in switches]
+    lengths = np.diff([0, *first_faces])
+    return np.repeat(np.array(numbers, dtype=np.int32), lengths), tuple(rows)
+
+
+def _byte_colors(colors: Float64[np.ndarray, "n 3"]) -> UInt8[np.ndarray, "n 3"] | None:
+    """Give the colours that some programs write after the position, if every position has one."""
+    if len(colors) == 0 or not np.isfinite(colors).all():
         return None
     return np.rint(255 * colors.clip(0, 1)).astype(np.uint8)
-
-
-def _indices(
-    polygons: list[list[bytes]], counts: Int64[np.ndarray, "c 3"]
-) -> Int64[np.ndarray, "c 3"]:
-    """Read the corners of all polygons as rows of v, vt and vn, from 0; -1 where there is none.
-
-    Args:
-        polygons: the words of each `f` line.
-        counts: how many v, vt and vn stood above the line, per corner.
-    """
-    flat = [_corner(corner) for polygon in polygons for corner in polygon]
-    # The file counts from 1, or backwards from -1; 0 stands for "none".
-    numbers = np.array(flat, dtype=np.int64).reshape(-1, 3)
-    return np.where(numbers < 0, counts + numbers, numbers - 1)
-
-
-def _corner(corner: bytes) -> tuple[int, int, int]:
-    """Read `position/texture/normal`, where the latter two may be missing."""
-    parts = [int(part) if part else 0 for part in corner.split(b"/")]
-    if len(parts) > 3 or parts[0] == 0:
-        raise ValueError(f"a face corner says {corner!r}: indices count from 1 or from -1")
-    return parts[0], parts[1] if len(parts) > 1 else 0, parts[2] if len(parts) > 2 else 0
-
-
-def _check_range(indices: Int64[np.ndarray, "c 3"], counts: tuple[int, int, int]) -> None:
-    # -1 stands for "none", also in a file that has no such list.
-    is_wrong = (indices < np.array([0, -1, -1])) | (indices >= np.array(counts))
-    if is_wrong.any():
-        corner, which = np.argwhere(is_wrong)[0]
-        raise ValueError(
-            f"a face names {('v', 'vt', 'vn')[which]} {indices[corner, which] + 1}, "
-            f"of {counts[which]} there are"
-        )
 
 
 def _diffuse(rest: bytes) -> tuple[float, float, float] | None:

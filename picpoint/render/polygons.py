@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import no_type_check
 
 import numpy as np
-from jaxtyping import Bool, Float64, Int64
+from jaxtyping import Bool, Float64, Int, Int64
 from numba import njit
 
 # A corner turns inwards if its cross product exceeds this share of the polygon's, the other way.
@@ -27,14 +27,20 @@ class Triangulation:
 
 
 def triangulate(
-    corners: Float64[np.ndarray, "c 3"], sizes: Int64[np.ndarray, " p"]
+    positions: Float64[np.ndarray, "n 3"],
+    corners: Int[np.ndarray, " c"],
+    sizes: Int64[np.ndarray, " p"],
 ) -> Triangulation:
     """Cut polygons into triangles of the same winding.
 
     Args:
-        corners: positions of the corners of all polygons, one polygon after the other.
+        positions: of all vertices.
+        corners: which vertex each corner is, of all polygons, one polygon after the other.
         sizes: number of corners of each; those with fewer than 3 have no surface.
     """
+    if (sizes == 3).all():  # as most files are, and ten times faster
+        count = len(sizes)
+        return Triangulation(np.arange(3 * count).reshape(-1, 3), np.arange(count))
     num_triangles = np.maximum(sizes - 2, 0)
     first_corner, first_triangle = (
         np.cumsum(sizes) - sizes,
@@ -44,11 +50,15 @@ def triangulate(
     step = np.arange(len(polygon)) - first_triangle[polygon]  # 0, 1, 2 ... within each polygon
     apex = first_corner[polygon]
     rows = np.stack([apex, apex + step + 1, apex + step + 2], axis=1)
-    normals = newell_normals(corners, sizes)
-    turns_inwards = _turns_inwards(corners, sizes, normals)
-    for bent in np.flatnonzero(turns_inwards & (sizes <= _MAX_EAR_CORNERS)):
+    # A triangle has no corner that could turn inwards.
+    large = np.flatnonzero(sizes > 3)
+    outlines = positions[corners[np.repeat(sizes > 3, sizes)]]
+    normals = newell_normals(outlines, sizes[large])
+    turns_inwards = _turns_inwards(outlines, sizes[large], normals)
+    for row in np.flatnonzero(turns_inwards & (sizes[large] <= _MAX_EAR_CORNERS)):
+        bent = large[row]
         begin, size = first_corner[bent], sizes[bent]
-        flat = _flatten(corners[begin : begin + size], normals[bent])
+        flat = _flatten(positions[corners[begin : begin + size]], normals[row])
         rows[first_triangle[bent] :][: size - 2] = begin + _cut_ears(flat)
     return Triangulation(rows=rows, polygon=polygon)
 

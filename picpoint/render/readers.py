@@ -11,10 +11,11 @@ from PIL import Image
 from picpoint.render.meshes import Material, Mesh, MeshError, mend
 from picpoint.render.obj import MtlMaterial, ObjFile, parse_mtl, parse_obj
 from picpoint.render.off import parse_off
-from picpoint.render.scenes import Part, TooManyFacesError, load_parts
+from picpoint.render.scenes import Part, load_parts
 from picpoint.render.textures import TextureError, TextureLimits, decode_texture
+from picpoint.render.vrml import parse_vrml
 
-SUFFIXES = (".glb", ".obj", ".off", ".ply", ".stl")
+SUFFIXES = (".glb", ".gltf", ".obj", ".off", ".ply", ".stl", ".wrl")
 
 # Finds a file that a mesh names (material library, texture) by that name; None if there is none.
 Companions = Callable[[str], bytes | None]
@@ -110,10 +111,8 @@ def read_mesh(
         # Coordinates beyond float32 become infinite here; mending deals with them.
         with np.errstate(over="ignore", invalid="ignore"):
             mesh = _parse(content, suffix, companions or _find_nothing, limits)
-    except MeshError:
+    except (MeshError, MemoryError):
         raise
-    except TooManyFacesError as error:
-        raise MeshError("too_large", f"{file_name}: {error}") from error
     except Exception as error:  # Parsers of broken files raise anything.
         raise MeshError("unreadable", f"{file_name}: {type(error).__name__}: {error}") from error
     return mend(mesh)
@@ -137,16 +136,20 @@ def _parse(content: bytes, suffix: str, companions: Companions, limits: MeshLimi
     """Read a mesh as the file has it, faces without area and all."""
     match suffix:
         case ".obj":
-            if content.count(b"\nf ") > limits.max_faces:
-                raise TooManyFacesError(f"more than {limits.max_faces} faces")
-            mesh = _obj_mesh(parse_obj(content), companions, limits.texture)
+            parsed = parse_obj(content, limits.max_faces)
+            mesh = _obj_mesh(parsed, companions, limits.texture)
         case ".off":
-            vertices, faces = parse_off(content)
+            vertices, faces = parse_off(content, limits.max_faces)
             mesh = _parts_mesh([Part(vertices=vertices, faces=faces)], limits.texture)
+        case ".wrl":
+            mesh = _parts_mesh([parse_vrml(content, limits.max_faces)], limits.texture)
         case _:
-            mesh = _parts_mesh(load_parts(content, suffix, limits.max_faces), limits.texture)
+            parts = load_parts(
+                content, suffix, limits.max_faces, lambda name: _find_companion(companions, name)
+            )
+            mesh = _parts_mesh(parts, limits.texture)
     if len(mesh.faces) > limits.max_faces:
-        raise TooManyFacesError(f"{len(mesh.faces)} faces > {limits.max_faces}")
+        raise MeshError("too_large", f"{len(mesh.faces)} faces > {limits.max_faces}")
     return mesh
 
 
@@ -265,6 +268,7 @@ def _checked_faces(part: Part) -> Int64[np.ndarray, "m 3"]:
 
 def _part_materials(part: Part, looks: _Looks) -> Int32[np.ndarray, " m"]:
     """Add the materials of a part and give the row of each face."""
+    looks.warnings.extend(part.warnings)
     if part.face_colors is not None:
         colors, color_of_face = np.unique(part.face_colors, axis=0, return_inverse=True)
         rows = [looks.row((r / 255, g / 255, b / 255)) for r, g, b in colors.tolist()]
@@ -275,8 +279,6 @@ def _part_materials(part: Part, looks: _Looks) -> Int32[np.ndarray, " m"]:
     key = None
     if part.texture is not None and looks.has_texture(id(part.texture), lambda: part.texture):
         key = id(part.texture)
-    if part.is_texture_missing:
-        looks.warnings.append("missing_texture")
     return np.full(len(part.faces), looks.row(diffuse, key), dtype=np.int32)
 
 

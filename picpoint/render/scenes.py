@@ -1,25 +1,39 @@
-"""Which triangles lie in a GLB, PLY or STL file? trimesh's parsers, their findings in one form.
+"""Which triangles lie in a glTF, PLY or STL file? trimesh's parsers, their findings in one form.
 
 The parsers are called below the level of trimesh's scenes and meshes, which would merge, cache and
-recompute; and without a resolver, so that no file can make them fetch another.
+recompute. What a glTF file names (buffers, pictures) they get from the caller's companions and from
+nowhere else. They are asked only when the file's own counts agree with its length: of some that do
+not, they would give an empty mesh.
 """
 
 import io
 import json
-from collections.abc import Iterator, Mapping
+import logging
+import re
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import unquote
 
 import numpy as np
 from jaxtyping import Float64, Int64, UInt8
 from PIL import Image
-from trimesh.exchange.gltf import load_glb
+from trimesh.exchange.gltf import load_glb, load_gltf
 from trimesh.exchange.ply import load_ply
 from trimesh.exchange.stl import load_stl
 from trimesh.visual.material import PBRMaterial
 from trimesh.visual.texture import TextureVisuals
 
+from picpoint.render.meshes import MeshError
+
+# What is wrong with a file is told by an error or a warning of ours, once.
+logging.getLogger("trimesh").setLevel(logging.CRITICAL)
+
 _GLB_HEADER_BYTES = 20
+_STL_HEADER_BYTES, _STL_FACE_BYTES = 84, 50
+_PLY_ELEMENT = re.compile(rb"^element[ \t]+(\w+)[ \t]+(\d{1,18})[ \t\r]*$", re.MULTILINE)
+# Ways of packing geometry that trimesh does not unpack.
+_PACKED = {"KHR_draco_mesh_compression", "EXT_meshopt_compression"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +47,7 @@ class Part:
         face_colors: sRGB.
         diffuse: sRGB, 0..1, or None where the file names no material.
         texture: a picture not decoded yet.
-        is_texture_missing: the file names a texture that it does not hold.
+        warnings: what was passed over, as reason codes.
     """
 
     vertices: Float64[np.ndarray, "n 3"]
@@ -44,33 +58,85 @@ class Part:
     face_colors: UInt8[np.ndarray, "m 3"] | None = None
     diffuse: tuple[float, float, float] | None = None
     texture: Image.Image | None = None
-    is_texture_missing: bool = False
+    warnings: tuple[str, ...] = ()
 
 
-def load_parts(content: bytes, suffix: str, max_faces: int) -> list[Part]:
+def load_parts(
+    content: bytes, suffix: str, max_faces: int, companions: Callable[[str], bytes | None]
+) -> list[Part]:
     """Find the triangles of a file.
 
     Args:
         content: the whole file.
-        suffix: `.glb`, `.ply` or `.stl`.
+        suffix: `.glb`, `.gltf`, `.ply` or `.stl`.
         max_faces: a file that says it holds more, or repeats its parts beyond it, is not unpacked.
+        companions: finds a file that a glTF file names; None if there is none.
 
     Raises:
-        ValueError: there are too many faces.
+        MeshError: `too_large`.
         Exception: anything that trimesh raises on a broken file.
     """
     match suffix:
         case ".glb":
-            _check_accessors(_glb_header(content), max_faces)
-            return list(_glb_parts(content, max_faces))
+            header = _glb_header(content)
+            with_texture = _check_gltf(header, max_faces)
+            named = _Named(companions)
+            scene = load_glb(io.BytesIO(_with_header(content, header)), resolver=named)
+            return list(_gltf_parts(scene, with_texture, max_faces))
+        case ".gltf":
+            header = json.loads(content)
+            with_texture = _check_gltf(header, max_faces)
+            file = io.BytesIO(json.dumps(header).encode())
+            scene = load_gltf(file, resolver=_Named(companions))
+            return list(_gltf_parts(scene, with_texture, max_faces))
         case ".ply":
+            _check_ply(content, max_faces)
             return [_plain_part(loaded) for loaded in _meshes(load_ply(io.BytesIO(content)))]
         case _:
+            _check_stl(content, max_faces)
             return [_plain_part(loaded) for loaded in _meshes(load_stl(io.BytesIO(content)))]
 
 
-class TooManyFacesError(ValueError):
-    """A file would unpack to more faces than allowed."""
+class _Named(dict[str, bytes]):
+    """The files that a glTF file names, as the mapping that trimesh asks."""
+
+    def __init__(self, companions: Callable[[str], bytes | None]) -> None:
+        super().__init__()
+        self.companions = companions
+
+    def __missing__(self, name: str) -> bytes:
+        found = self.companions(unquote(name))
+        if found is None:
+            raise KeyError(f"{name} is not there")
+        return found
+
+
+def _check_stl(content: bytes, max_faces: int) -> None:
+    """See that an STL file holds what it says, binary or text."""
+    count = int.from_bytes(content[80:84], "little")
+    is_binary = len(content) == _STL_HEADER_BYTES + count * _STL_FACE_BYTES
+    if not is_binary and content.lstrip()[:5].lower() == b"solid" and b"facet" in content[:2048]:
+        count = content.count(b"endfacet")
+        if b"endsolid" not in content[content.rfind(b"endfacet") :]:
+            raise ValueError("ends before its 'endsolid'")
+    elif not is_binary:
+        raise ValueError(
+            f"{len(content)} bytes, but its header says {count} triangles, which take "
+            f"{_STL_HEADER_BYTES + count * _STL_FACE_BYTES}"
+        )
+    if count > max_faces:
+        raise MeshError("too_large", f"{count} faces > {max_faces}")
+
+
+def _check_ply(content: bytes, max_faces: int) -> None:
+    """See that a PLY file can be as long as it says, before arrays are made for it."""
+    header = content[: content.find(b"end_header")]
+    for name, digits in _PLY_ELEMENT.findall(header):
+        count = int(digits)
+        if count > len(content):
+            raise ValueError(f"{len(content)} bytes cannot hold {count} of {name.decode()}")
+        if count > 3 * max_faces or (name == b"face" and count > max_faces):
+            raise MeshError("too_large", f"{count} of {name.decode()}, for at most {max_faces}")
 
 
 def _meshes(loaded: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
@@ -89,15 +155,14 @@ def _plain_part(mesh: Mapping[str, Any]) -> Part:
         uv=_rows(visual.uv, 2) if isinstance(visual, TextureVisuals) else None,
         vertex_colors=_byte_colors(mesh.get("vertex_colors")),
         face_colors=_byte_colors(mesh.get("face_colors")),
-        is_texture_missing=isinstance(visual, TextureVisuals),
+        warnings=("missing_texture",) if isinstance(visual, TextureVisuals) else (),
     )
 
 
-def _glb_parts(content: bytes, max_faces: int) -> Iterator[Part]:
-    """Yield every mesh of a GLB scene as often as its nodes place it."""
-    header = _glb_header(content)
-    with_texture = _number_materials(header)
-    loaded: dict[str, Any] = load_glb(io.BytesIO(_with_header(content, header)))
+def _gltf_parts(
+    loaded: Mapping[str, Any], with_texture: set[str], max_faces: int
+) -> Iterator[Part]:
+    """Yield every mesh of a glTF scene as often as its nodes place it."""
     to_world = {loaded["base_frame"]: np.eye(4)}
     num_faces = 0
     for edge in loaded["graph"]:
@@ -109,11 +174,11 @@ def _glb_parts(content: bytes, max_faces: int) -> Iterator[Part]:
             continue
         num_faces += len(mesh["faces"])
         if num_faces > max_faces:
-            raise TooManyFacesError(f"more than {max_faces} faces, as the scene repeats them")
-        yield _place(_glb_part(mesh, with_texture), placed)
+            raise MeshError("too_large", f"more than {max_faces} faces, as the scene repeats them")
+        yield _place(_gltf_part(mesh, with_texture), placed)
 
 
-def _glb_part(mesh: Mapping[str, Any], with_texture: set[str]) -> Part:
+def _gltf_part(mesh: Mapping[str, Any], with_texture: set[str]) -> Part:
     visual = mesh.get("visual")
     material, uv, colors = None, None, mesh.get("vertex_colors")
     if isinstance(visual, TextureVisuals):
@@ -135,7 +200,7 @@ def _glb_part(mesh: Mapping[str, Any], with_texture: set[str]) -> Part:
         vertex_colors=None if colors is None else _SRGB_OF_BYTE[colors],
         diffuse=diffuse,
         texture=texture,
-        is_texture_missing=is_texture_missing,
+        warnings=("missing_texture",) if is_texture_missing else (),
     )
 
 
@@ -157,7 +222,7 @@ def _place(part: Part, to_world: Float64[np.ndarray, "4 4"]) -> Part:
         face_colors=part.face_colors,
         diffuse=part.diffuse,
         texture=part.texture,
-        is_texture_missing=part.is_texture_missing,
+        warnings=part.warnings,
     )
 
 
@@ -167,12 +232,19 @@ def _glb_header(content: bytes) -> dict[str, Any]:
     return json.loads(content[_GLB_HEADER_BYTES : _GLB_HEADER_BYTES + num_bytes])
 
 
-def _check_accessors(header: dict[str, Any], max_faces: int) -> None:
-    """Refuse a file whose arrays say to be far longer than its faces may need."""
+def _check_gltf(header: dict[str, Any], max_faces: int) -> set[str]:
+    """Refuse arrays far longer than the faces may need, and packed ones, which are not read.
+
+    Returns:
+        Names of the materials that have a texture; every material is named by its number.
+    """
+    if packed := _PACKED & {*header.get("extensionsRequired", [])}:
+        raise ValueError(f"packed by {', '.join(sorted(packed))}; unpack it first")
     most = max((int(accessor["count"]) for accessor in header.get("accessors", [])), default=0)
     total = sum(int(accessor["count"]) for accessor in header.get("accessors", []))
     if most > 3 * max_faces or total > 24 * max_faces:
-        raise TooManyFacesError(f"arrays of {total} entries, for at most {max_faces} faces")
+        raise MeshError("too_large", f"arrays of {total} entries, for at most {max_faces} faces")
+    return _number_materials(header)
 
 
 def _number_materials(header: dict[str, Any]) -> set[str]:
@@ -203,6 +275,8 @@ def _triangles(faces: Any) -> Int64[np.ndarray, "m 3"]:  # noqa: ANN401
     faces = np.asarray(faces).astype(np.int64)
     if faces.ndim == 2 and faces.shape[1] == 4:
         faces = faces[:, [0, 1, 2, 0, 2, 3]].reshape(-1, 3)
+    if faces.ndim != 2 or faces.shape[1] != 3:
+        raise ValueError(f"faces of shape {faces.shape} are no triangles")
     return np.ascontiguousarray(faces)
 
 

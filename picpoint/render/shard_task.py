@@ -10,9 +10,11 @@ what that one made.
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from itertools import chain
 
-from picpoint.render.capture import CaptureConfig, capture
+from picpoint.render.capture import CaptureConfig
+from picpoint.render.limited import CaptureLimits, LimitedCapture
 from picpoint.render.meshes import MeshError
 from picpoint.render.sources import SourceShape
 from shards.columns import Reject, ShardEntry, empty_shard, shard_name
@@ -35,12 +37,14 @@ class ShardTask:
         shapes: what is to lie in it, in this order.
         out: folder or URL of the set.
         capture: what is made of each shape.
+        limits: what a shape may cost.
     """
 
     name: str
     shapes: tuple[SourceShape, ...]
     out: str
     capture: CaptureConfig
+    limits: CaptureLimits
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,13 +63,22 @@ class FinishedShard:
 
 
 def plan_shards(
-    shapes: Sequence[SourceShape], shapes_per_shard: int, out: str, capture: CaptureConfig
+    shapes: Sequence[SourceShape],
+    shapes_per_shard: int,
+    out: str,
+    capture: CaptureConfig,
+    limits: CaptureLimits,
 ) -> tuple[ShardTask, ...]:
     """Cut a list of shapes into shards; the last may be smaller."""
-    starts = range(0, len(shapes), shapes_per_shard)
     return tuple(
-        ShardTask(shard_name(number), tuple(shapes[start : start + shapes_per_shard]), out, capture)
-        for number, start in enumerate(starts)
+        ShardTask(
+            name=shard_name(number),
+            shapes=tuple(shapes[start : start + shapes_per_shard]),
+            out=out,
+            capture=capture,
+            limits=limits,
+        )
+        for number, start in enumerate(range(0, len(shapes), shapes_per_shard))
     )
 
 
@@ -132,6 +145,12 @@ def _capture_all(task: ShardTask, rejects: list[Reject]) -> Iterator[Sample]:
     """Give the samples of the shapes that can be rendered; add the others to `rejects`."""
     for shape in task.shapes:
         try:
-            yield capture(shape.read_mesh(), shape.source_id, shape.label, task.capture)
+            yield _child(task.capture, task.limits).capture(shape)
         except MeshError as error:
             rejects.append(Reject(shape.source_id, error.reason, str(error)))
+
+
+@cache
+def _child(config: CaptureConfig, limits: CaptureLimits) -> LimitedCapture:
+    """Keep one child from shard to shard: starting one takes as long as dozens of shapes."""
+    return LimitedCapture(config, limits)

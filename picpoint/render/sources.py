@@ -1,18 +1,19 @@
-"""Where are the shapes? Folders and zip archives of mesh files, listed in a fixed order."""
+"""Where are the shapes? Folders, archives and lists of mesh files, listed in a fixed order."""
 
-import csv
-import io
 import lzma
 import os
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path, PurePosixPath
 from typing import NoReturn
 
-from picpoint.render.meshes import Mesh, MeshError
+from picpoint.render.furniture import FURNITURE_CATALOGUE, parse_furniture
+from picpoint.render.layouts import NamedFile, name_file
+from picpoint.render.lists import LIST_SUFFIXES, parse_list
+from picpoint.render.meshes import Mesh, MeshError, turn
 from picpoint.render.readers import (
     DEFAULT_LIMITS,
     SUFFIXES,
@@ -22,9 +23,11 @@ from picpoint.render.readers import (
     read_mesh,
     read_mesh_file,
 )
+from shards.errors import NotFoundInStoreError, StoreError
+from shards.store import Store, open_store
 
 CATALOGUE = "catalogue.csv"
-_COLUMNS = ("source_id", "label", "file")
+FURNITURE_SUFFIX = ".sh3f"
 _PIECE_BYTES = 4096
 # What zipfile and its decompressors raise on damaged or encrypted bytes, and the system.
 _ZIP_ERRORS = (
@@ -50,14 +53,16 @@ class SourceShape:
     Attributes:
         source_id: unique within the source.
         label: class name, or "" where none is known.
-        source: the folder or zip archive.
+        source: the folder or archive; or, as text, the URL of a folder in object storage.
         file: the mesh's name in it, with slashes.
+        to_upright: rotation of the file's vertices, row by row, after which y is up; None for none.
     """
 
     source_id: str
     label: str
-    source: Path
+    source: Path | str
     file: str
+    to_upright: tuple[float, ...] | None = None
 
     def read_mesh(self, limits: MeshLimits = DEFAULT_LIMITS) -> Mesh:
         """Read the shape.
@@ -66,18 +71,49 @@ class SourceShape:
             MeshError: it cannot be rendered; `reason` says why.
             SourceError: the source itself is gone.
         """
+        mesh = self._read(limits)
+        return mesh if self.to_upright is None else turn(mesh, self.to_upright)
+
+    def _read(self, limits: MeshLimits) -> Mesh:
+        if isinstance(self.source, str):
+            return _read_from(_fetcher(_open_url(self.source)), self.file, limits)
         if self.source.is_dir():
             return read_mesh_file(self.source / self.file, limits, root=self.source)
         with _open_archive(self.source) as archive:
-            return _read_member(archive, self.file, limits)
+            return _read_from(_unpacker(archive), self.file, limits)
+
+    def stamp(self) -> tuple[int, int]:
+        """Give size and time of change of the file or archive that it is read from.
+
+        Returns:
+            Bytes and nanoseconds; 0 for the time of what lies in object storage.
+
+        Raises:
+            SourceError: it is gone.
+        """
+        try:
+            if isinstance(self.source, str):
+                return open_store(self.source).size(self.file), 0
+            state = (self.source / self.file if self.source.is_dir() else self.source).stat()
+            return state.st_size, state.st_mtime_ns
+        except (OSError, StoreError) as error:
+            raise SourceError(
+                f"{self.source}: {self.file} is gone ({error}); put it back"
+            ) from error
 
 
 def list_shapes(source: str | Path) -> tuple[SourceShape, ...]:
-    """List the shapes of a folder or zip archive, sorted by source id.
+    """List the shapes of a source, sorted by source id.
 
-    With a `catalogue.csv` (columns source_id, label, file) its rows are the shapes. Without one,
-    every mesh file is: its first folder is its label ("" for a file at the top), its path without
-    the suffix is its id.
+    A source is one of
+
+    * a folder or .zip with a `catalogue.csv` (columns source_id, label, file), whose rows are the
+      shapes;
+    * a folder or .zip of mesh files; their folders say what they are (picpoint/render/layouts.py);
+    * a .sh3f archive of furniture, whose catalogue says what they are, or a folder of such; the
+      label is the catalogue's category;
+    * a .csv or .parquet list with those columns; a file is a path, taken from the list's own folder
+      if it is relative, or a URL: s3://, gs://, az:// or file://.
 
     Raises:
         SourceError: there is no such source, it is empty, its catalogue is wrong, or it holds what
@@ -88,14 +124,69 @@ def list_shapes(source: str | Path) -> tuple[SourceShape, ...]:
     source = Path(source)
     if not source.exists():
         raise SourceError(f"{source}: no such folder or .zip; set `source` to where the meshes lie")
-    files = set(_folder_files(source) if source.is_dir() else _archive_files(source))
-    rows = _catalogue_rows(source) if CATALOGUE in files else _found_rows(files)
-    shapes = sorted(
-        (SourceShape(source_id, label, source, file) for source_id, label, file in rows),
-        key=lambda shape: shape.source_id,
-    )
-    _check(shapes, files, source)
+    shapes = sorted(_found_shapes(source), key=lambda shape: shape.source_id)
+    _check(shapes, source)
     return tuple(shapes)
+
+
+def _found_shapes(source: Path) -> Iterator[SourceShape]:
+    if source.is_file() and source.suffix.lower() in LIST_SUFFIXES:
+        for row in _parsed_list(read_bytes(source, DEFAULT_LIMITS), source, source.name):
+            yield _listed_shape(*row, source)
+        return
+    if source.suffix.lower() == FURNITURE_SUFFIX and source.is_file():
+        yield from _furniture_shapes(source)
+        return
+    files = set(_folder_files(source) if source.is_dir() else _archive_files(source))
+    if CATALOGUE in files:
+        for source_id, label, file in _catalogue_rows(source):
+            _check_is_there(file, source_id, files, source, CATALOGUE)
+            yield SourceShape(source_id, label, source, file)
+        return
+    for file in files:
+        suffix = PurePosixPath(file).suffix.lower()
+        if suffix in SUFFIXES:
+            yield _named_shape(name_file(file), source)
+        elif suffix == FURNITURE_SUFFIX and source.is_dir():
+            yield from _furniture_shapes(source / file)
+
+
+def _named_shape(named: NamedFile, source: Path) -> SourceShape:
+    return SourceShape(named.source_id, named.label, source, named.file, named.to_upright)
+
+
+def _listed_shape(source_id: str, label: str, file: str, table: Path) -> SourceShape:
+    """Find the file of one row of a list."""
+    if "://" in file and not file.startswith("file://"):
+        folder, _, name = file.rpartition("/")
+        return SourceShape(source_id, label, folder, name)
+    path, folder = table.parent / file.removeprefix("file://"), table.parent
+    if not path.is_file():
+        raise SourceError(
+            f"{table}: names {file!r} as {source_id!r}, which is not there; add the file or take "
+            "out the row"
+        )
+    # What a mesh names may lie anywhere in the list's folder, or beside a mesh from elsewhere.
+    real, real_folder = path.resolve(), folder.resolve()
+    if real.is_relative_to(real_folder):
+        return SourceShape(source_id, label, folder, real.relative_to(real_folder).as_posix())
+    return SourceShape(source_id, label, path.parent, path.name)
+
+
+def _furniture_shapes(source: Path) -> Iterator[SourceShape]:
+    """Yield the shapes of a Sweet Home 3D archive; an id is the model's path without suffix."""
+    with _open_archive(source) as archive:
+        files = set(archive.namelist())
+        try:
+            entries = parse_furniture(_unpack(archive, FURNITURE_CATALOGUE, DEFAULT_LIMITS))
+        except (MeshError, ValueError) as error:
+            raise SourceError(
+                f"{source}: {FURNITURE_CATALOGUE} cannot be read ({error}); give a sound .sh3f"
+            ) from error
+    for entry in entries:
+        source_id = PurePosixPath(entry.file).with_suffix("").as_posix()
+        _check_is_there(entry.file, source_id, files, source, FURNITURE_CATALOGUE)
+        yield SourceShape(source_id, entry.category, source, entry.file, entry.rotation)
 
 
 def _folder_files(source: Path) -> Iterator[str]:
@@ -137,48 +228,42 @@ def _open_archive(source: Path) -> zipfile.ZipFile:
         raise SourceError(f"{source}: {error}; give a folder or a sound .zip") from error
 
 
-def _catalogue_rows(source: Path) -> list[tuple[str, str, str]]:
-    """Read the catalogue of a source; give id, label and file of every row."""
+def _catalogue_rows(source: Path) -> Iterator[tuple[str, str, str]]:
+    """Read the catalogue of a source; yield id, label and file of every row."""
     try:
         if source.is_dir():
             content = read_bytes(source / CATALOGUE, DEFAULT_LIMITS)
         else:
             with _open_archive(source) as archive:
                 content = _unpack(archive, CATALOGUE, DEFAULT_LIMITS)
-        return list(_parse_catalogue(content.decode("utf-8-sig"), source))
-    except (MeshError, UnicodeDecodeError, csv.Error) as error:
+    except MeshError as error:
+        raise _unreadable_list(source, CATALOGUE, error) from error
+    return _parsed_list(content, source, CATALOGUE)
+
+
+def _parsed_list(content: bytes, source: Path, name: str) -> Iterator[tuple[str, str, str]]:
+    try:
+        yield from parse_list(content, name)
+    except ValueError as error:
+        raise _unreadable_list(source, name, error) from error
+
+
+def _unreadable_list(source: Path, name: str, error: ValueError) -> SourceError:
+    wanted = "CSV file in UTF-8" if name.lower().endswith(".csv") else "Parquet file"
+    return SourceError(f"{source}: {name} cannot be read ({error}); give a sound {wanted}")
+
+
+def _check_is_there(
+    file: str, source_id: str, files: set[str], source: Path, catalogue: str
+) -> None:
+    if file not in files:
         raise SourceError(
-            f"{source}: {CATALOGUE} cannot be read ({error}); give a sound CSV file in UTF-8"
-        ) from error
-
-
-def _found_rows(files: set[str]) -> Iterator[tuple[str, str, str]]:
-    """Yield id, label and file of every mesh file."""
-    for file in files:
-        path = PurePosixPath(file)
-        if path.suffix.lower() in SUFFIXES:
-            label = path.parts[0] if len(path.parts) > 1 else ""
-            yield path.with_suffix("").as_posix(), label, file
-
-
-def _parse_catalogue(text: str, source: Path) -> Iterator[tuple[str, str, str]]:
-    reader = csv.DictReader(io.StringIO(text))
-    missing = set(_COLUMNS) - set(reader.fieldnames or ())
-    if missing:
-        raise SourceError(
-            f"{source}: {CATALOGUE} has no column {', '.join(sorted(missing))}; "
-            f"it needs {', '.join(_COLUMNS)}"
+            f"{source}: {catalogue} names {file!r} as {source_id!r}, which is not there; add the "
+            "file or take out the row"
         )
-    for row in reader:
-        if None in row or None in (row[column] for column in _COLUMNS):
-            raise SourceError(
-                f"{source}: {CATALOGUE}, line {reader.line_num}: more or fewer cells than the "
-                "header has columns; mend the line"
-            )
-        yield row["source_id"], row["label"], row["file"]
 
 
-def _check(shapes: list[SourceShape], files: set[str], source: Path) -> None:
+def _check(shapes: list[SourceShape], source: Path) -> None:
     if not shapes:
         raise SourceError(
             f"{source}: holds no shape; put files {' '.join(SUFFIXES)} or a {CATALOGUE} there"
@@ -190,25 +275,53 @@ def _check(shapes: list[SourceShape], files: set[str], source: Path) -> None:
                 f"rename one, or tell them apart in a {CATALOGUE}"
             )
     for shape in shapes:
-        if not shape.source_id or shape.file not in files:
-            raise SourceError(
-                f"{source}: {CATALOGUE} names {shape.file!r} as {shape.source_id!r}, which is not "
-                "there; add the file or take out the row"
-            )
-        if shape.file.encode(errors="ignore").decode() != shape.file:
-            raise SourceError(f"{source}: {shape.file!a} is not UTF-8; rename the file")
+        if not shape.source_id:
+            raise SourceError(f"{source}: {shape.file!r} has an empty source_id; give it a name")
+        for text in (shape.file, shape.source_id, shape.label):
+            if text.encode(errors="ignore").decode() != text:
+                raise SourceError(f"{source}: {text!a} is not UTF-8; rename the file")
 
 
-def _read_member(archive: zipfile.ZipFile, file: str, limits: MeshLimits) -> Mesh:
-    """Read a mesh from an archive; what it names is looked up beside it in the archive."""
+# Gives a file of a source whole, by its name there.
+_Fetch = Callable[[str, MeshLimits], bytes]
+
+
+def _read_from(fetch: _Fetch, file: str, limits: MeshLimits) -> Mesh:
+    """Read a mesh; what it names is looked up beside it."""
 
     def find(name: str) -> bytes | None:
         try:
-            return _unpack(archive, _join(PurePosixPath(file).parent, name), limits)
+            return fetch(_join(PurePosixPath(file).parent, name), limits)
         except MeshError:
             return None
 
-    return read_mesh(_unpack(archive, file, limits), file, find, limits)
+    return read_mesh(fetch(file, limits), file, find, limits)
+
+
+def _unpacker(archive: zipfile.ZipFile) -> _Fetch:
+    return lambda member, limits: _unpack(archive, member, limits)
+
+
+def _open_url(url: str) -> Store:
+    try:
+        return open_store(url)
+    except StoreError as error:
+        raise SourceError(f"{url}: {error}") from error
+
+
+def _fetcher(store: Store) -> _Fetch:
+    """Give what downloads files, if they are small enough."""
+
+    def fetch(name: str, limits: MeshLimits) -> bytes:
+        try:
+            check_num_bytes(name, store.size(name), limits)
+            return store.get(name)
+        except NotFoundInStoreError as error:
+            raise MeshError("unreadable", f"{name}: not there") from error
+        except StoreError as error:
+            raise SourceError(str(error)) from error
+
+    return fetch
 
 
 def _unpack(archive: zipfile.ZipFile, member: str, limits: MeshLimits) -> bytes:

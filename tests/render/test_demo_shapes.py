@@ -9,6 +9,7 @@ import pytest
 from picpoint.assets import DEMO_SHAPES
 from picpoint.assets.build_demo_shapes import CLASSES, Model, glb_bytes, write_pack
 from picpoint.geometry.clouds import face_areas, fit_unit_sphere
+from picpoint.render.furniture import Furniture
 from picpoint.render.normals import face_normals
 from picpoint.render.readers import read_mesh
 from picpoint.render.sources import list_shapes
@@ -93,15 +94,8 @@ def test_a_mesh_written_as_glb_is_read_again(meshes):
 
 
 def model(name, licence_text=""):
-    return Model(
-        number=1,
-        label="box",
-        name=name,
-        creator="somebody",
-        file=f"models/{name}/{name}.obj",
-        rotation=np.eye(3),
-        licence_text=licence_text,
-    )
+    entry = Furniture(1, name, "Miscellaneous", "somebody", f"models/{name}/{name}.obj", None)
+    return Model(entry, "box", licence_text)
 
 
 def test_the_same_shapes_are_packed_to_the_same_bytes_in_any_order(tmp_path, meshes):

@@ -8,12 +8,14 @@ import zlib
 import numpy as np
 import pytest
 import trimesh
+from broken_meshes import gltf, sound_files, wrl
 from PIL import Image
 
 from picpoint.geometry.clouds import face_areas
-from picpoint.render.meshes import Material, Mesh, MeshError, mend
+from picpoint.render import readers
+from picpoint.render.meshes import Material, Mesh, MeshError, mend, turn
 from picpoint.render.normals import crease_normals, face_normals
-from picpoint.render.readers import MeshLimits, read_mesh, read_mesh_file
+from picpoint.render.readers import SUFFIXES, MeshLimits, read_mesh, read_mesh_file
 from picpoint.render.textures import TextureLimits
 
 TRIANGLE_OBJ = b"v 0 0 0\nv 1 0 0\nv 0 1 0\nf 1 2 3\n"
@@ -134,6 +136,39 @@ def test_a_material_that_no_library_holds_is_grey_and_a_warning():
     assert diffuse_by_face(mesh) == [(0.8, 0.8, 0.8)]
 
 
+def test_transparency_hides_nothing_whichever_way_it_is_written():
+    # `d 0` and `Tr 1` mean invisible, but programs write them the wrong way round too.
+    for line in (b"d 0", b"d 1", b"Tr 0", b"Tr 1"):
+        files = {"m.mtl": b"newmtl m\nKd 0 1 0\n" + line}
+        mesh = read_mesh(b"mtllib m.mtl\nusemtl m\n" + TRIANGLE_OBJ, "a.obj", files.get)
+        assert diffuse_by_face(mesh) == [(0.0, 1.0, 0.0)]
+        assert mesh.warnings == ()
+
+
+def test_texture_coordinates_beyond_the_picture_are_kept_for_wrapping():
+    obj = b"v 0 0 0\nv 1 0 0\nv 0 1 0\nvt -3.5 7\nvt 2 0\nvt 0\nf 1/1 2/2 3/3\n"
+    assert read_mesh(obj, "a.obj").uv.tolist() == [[[-3.5, 7.0], [2.0, 0.0], [0.0, 0.0]]]
+
+
+def test_double_faces_are_both_kept_each_with_its_own_front():
+    mesh = read_mesh(TRIANGLE_OBJ + b"f 3 2 1\n", "a.obj")
+    fronts = face_normals(mesh.vertices, mesh.faces)
+    np.testing.assert_allclose(fronts, [[0, 0, 1], [0, 0, -1]])
+    assert mesh.warnings == ()
+
+
+def test_a_name_that_only_begins_like_a_keyword_is_passed_over():
+    obj = b"usemap x\nmtllibs y\nvp 1 2\nvertex\nfo 1 2 3\nfar\n" + TRIANGLE_OBJ
+    mesh = read_mesh(obj, "a.obj")
+    assert len(mesh.faces) == 1
+    assert mesh.warnings == ()
+
+
+def test_a_broken_line_is_quoted_with_its_number():
+    with pytest.raises(MeshError, match=r"line 2: 'v 1 zero 0' cannot be read"):
+        read_mesh(TRIANGLE_OBJ.replace(b"v 1 0 0", b"v 1 zero 0"), "a.obj")
+
+
 def test_negative_indices_count_back_from_their_line():
     obj = b"v 0 0 0\nv 1 0 0\nv 0 1 0\nf -3 -2 -1\nv 5 0 0\nv 6 0 0\nv 5 1 0\nf -3 -2 -1\n"
     plain = b"v 0 0 0\nv 1 0 0\nv 0 1 0\nf 1 2 3\nv 5 0 0\nv 6 0 0\nv 5 1 0\nf 4 5 6\n"
@@ -241,11 +276,18 @@ def test_a_broken_off_is_unreadable(off):
 # --- PLY and STL
 
 
-@pytest.mark.parametrize("suffix", [".ply", ".stl", ".off", ".obj", ".glb"])
+@pytest.mark.parametrize("suffix", [*SUFFIXES, ".stl_ascii"])
 def test_every_format_gives_the_same_triangles(suffix):
     shape = trimesh.creation.icosphere(subdivisions=1)
-    content = shape.export(file_type=suffix[1:])
-    content = content.encode() if isinstance(content, str) else content
+    match suffix:
+        case ".gltf":
+            content = gltf(shape)
+        case ".wrl":
+            content = wrl(shape, times=1)
+        case _:
+            content = shape.export(file_type=suffix[1:])
+            content = content.encode() if isinstance(content, str) else content
+    suffix = suffix.removesuffix("_ascii")
     mesh = read_mesh(content, f"ball{suffix}")
     expected = Mesh(
         vertices=shape.vertices.astype(np.float32),
@@ -276,7 +318,27 @@ def test_ply_colours_of_vertices_and_of_faces_are_read():
 def test_an_stl_whose_count_lies_is_refused():
     content = bytearray(trimesh.creation.box().export(file_type="stl"))
     content[80:84] = struct.pack("<I", 40_000_000)
-    assert refusal(bytes(content), "a.stl") in {"no_faces", "unreadable"}
+    with pytest.raises(MeshError, match="says 40000000 triangles, which take 2000000084") as caught:
+        read_mesh(bytes(content), "a.stl")
+    assert caught.value.reason == "unreadable"
+    content[80:84] = struct.pack("<I", 0)  # too low: would be an empty mesh
+    assert refusal(bytes(content), "a.stl") == "unreadable"
+
+
+def test_an_stl_text_that_is_cut_short_is_refused():
+    content = trimesh.creation.box().export(file_type="stl_ascii").encode()
+    assert len(read_mesh(content, "a.stl").faces) == 12
+    for end in (b"endsolid", b"vertex", b"outer"):
+        assert refusal(content[: content.rfind(end)], "a.stl") == "unreadable"
+
+
+def test_counts_beyond_the_limits_are_refused_before_anything_is_unpacked():
+    limits = MeshLimits(max_faces=10)
+    for suffix in (".stl", ".ply", ".off", ".obj", ".glb", ".gltf", ".wrl"):
+        content = sound_files()[suffix][0]
+        assert refusal(content, f"a{suffix}", limits=limits) == "too_large"
+    crowd = b"v 0 0 0\n" * 31 + b"f 1 2 3\n"
+    assert refusal(crowd, "a.obj", limits=limits) == "too_large"
 
 
 def test_a_ply_whose_count_lies_is_refused():
@@ -284,6 +346,18 @@ def test_a_ply_whose_count_lies_is_refused():
     lying = content.replace(b"element face 12", b"element face 40000000")
     assert lying != content
     assert refusal(lying, "a.ply") == "unreadable"
+
+
+def test_a_ply_whose_faces_have_two_corners_is_refused():
+    ply = (
+        b"ply\nformat ascii 1.0\nelement vertex 3\nproperty float x\nproperty float y\n"
+        b"property float z\nelement face 2\nproperty list uchar int vertex_indices\nend_header\n"
+        b"0 0 0\n1 0 0\n0 1 0\n2 0 1\n2 1 2\n"
+    )
+    assert refusal(ply, "a.ply") == "unreadable"
+    binary = ply[: ply.index(b"0 0 0\n")].replace(b"ascii", b"binary_little_endian")
+    binary += np.eye(3, dtype="<f4").tobytes() + struct.pack("<BiiBii", 2, 0, 1, 2, 1, 2)
+    assert refusal(binary, "a.ply") == "unreadable"
 
 
 # --- GLB
@@ -411,6 +485,29 @@ def test_a_glb_that_repeats_a_mesh_beyond_the_limit_is_too_large():
     assert refusal(content, "a.glb", limits=MeshLimits(max_faces=49)) == "too_large"
 
 
+def test_a_gltf_finds_the_buffers_and_pictures_that_it_names():
+    shape = trimesh.creation.box()
+    files = shape.export(file_type="gltf")
+    header = json.loads(files.pop("model.gltf"))
+    header["materials"] = [{"pbrMetallicRoughness": {"baseColorTexture": {"index": 0}}}]
+    header["meshes"][0]["primitives"][0]["material"] = 0
+    header["textures"], header["images"] = [{"source": 0}], [{"uri": "my%20wood.png"}]
+    files["my wood.png"] = png((1, 2, 3))
+    content = json.dumps(header).encode()
+    mesh = read_mesh(content, "a.gltf", files.get)
+    assert (len(mesh.faces), mesh.warnings) == (12, ())
+    assert mesh.materials[0].texture is not None
+    del files["my wood.png"]
+    assert read_mesh(content, "a.gltf", files.get).warnings == ("missing_texture",)
+    assert refusal(content, "a.gltf") == "unreadable"
+
+
+def test_a_gltf_that_is_packed_is_refused_and_not_empty():
+    content = triangle_glb(extensionsRequired=["KHR_draco_mesh_compression"])
+    with pytest.raises(MeshError, match="packed by KHR_draco_mesh_compression; unpack it first"):
+        read_mesh(content, "a.glb")
+
+
 @pytest.mark.parametrize("num_bytes", [0, 3, 19, 60, 380])
 def test_a_cut_glb_is_unreadable(num_bytes):
     assert refusal(triangle_glb()[:num_bytes], "a.glb") == "unreadable"
@@ -440,16 +537,15 @@ def test_an_index_beyond_the_vertices_is_unreadable():
 # --- limits and refusals of any format
 
 
-@pytest.mark.parametrize("suffix", [".glb", ".obj", ".off", ".ply", ".stl"])
+@pytest.mark.parametrize("suffix", SUFFIXES)
 @pytest.mark.parametrize("content", [b"", b"\0" * 100, b"garbage\n" * 20, bytes(range(256)) * 4])
 def test_what_is_no_mesh_is_refused_with_a_reason(suffix, content):
     assert refusal(content, f"a{suffix}") in {"no_faces", "unreadable"}
 
 
-@pytest.mark.parametrize("suffix", [".glb", ".obj", ".off", ".ply", ".stl"])
+@pytest.mark.parametrize("suffix", SUFFIXES)
 def test_damaged_files_give_a_sound_mesh_or_a_reason(suffix):
-    content = trimesh.creation.box().export(file_type=suffix[1:])
-    content = content.encode() if isinstance(content, str) else content
+    content = sound_files()[suffix][0]
     generator = np.random.default_rng(0)
     limits = MeshLimits(max_faces=1000)
     num_read = 0
@@ -514,6 +610,45 @@ def test_faces_without_area_are_dropped_and_vertices_that_none_uses():
     assert triangles(mesh) == triangles(read_mesh(TRIANGLE_OBJ, "a.obj"))
     assert len(mesh.vertices) == 3
     assert refusal(flat, "a.obj") == "degenerate"
+
+
+def test_memory_that_runs_out_is_no_fault_of_the_file(monkeypatch):
+    def run_out(*arguments):
+        raise MemoryError
+
+    monkeypatch.setattr(readers, "parse_obj", run_out)
+    with pytest.raises(MemoryError):
+        read_mesh(TRIANGLE_OBJ, "a.obj")
+
+
+@pytest.mark.parametrize("mirrors", [False, True])
+def test_a_turned_mesh_keeps_its_surface_its_fronts_and_its_texture(mirrors):
+    obj = (
+        b"v 0 0 0\nv 1 0 0\nv 0 1 2\nv 3 1 0\nvt 0 0\nvt 1 0\nvt 0 1\nvt 1 1\n"
+        b"f 1/1 2/2 3/3\nf 2/2 4/4 3/3\n"
+    )
+    mesh = read_mesh(obj, "a.obj")
+    rotation, _ = np.linalg.qr(np.random.default_rng(0).normal(size=(3, 3)))
+    rotation *= np.linalg.det(rotation) * (-1 if mirrors else 1)
+    turned = turn(mesh, tuple(rotation.ravel().tolist()))
+    np.testing.assert_allclose(turned.vertices, mesh.vertices @ rotation.T, atol=1e-6)
+    # The front of a surface is carried along like its points.
+    before = face_normals(mesh.vertices, mesh.faces) @ rotation.T
+    np.testing.assert_allclose(face_normals(turned.vertices, turned.faces), before, atol=1e-6)
+    assert mesh.corner_normals is not None
+    assert turned.corner_normals is not None
+    uv_of = {
+        tuple(v): tuple(uv)
+        for v, uv in zip(mesh.faces.ravel()[:, None], mesh.uv.reshape(-1, 2), strict=True)
+    }
+    for vertex, uv in zip(turned.faces.ravel()[:, None], turned.uv.reshape(-1, 2), strict=True):
+        assert uv_of[tuple(vertex)] == tuple(uv)
+
+
+def test_numbers_that_are_no_rotation_are_refused():
+    mesh = read_mesh(TRIANGLE_OBJ, "a.obj")
+    with pytest.raises(MeshError, match="no rotation"):
+        turn(mesh, (2.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0))
 
 
 # --- normals

@@ -8,6 +8,7 @@ import pytest
 from picpoint.geometry.rigs import RigConfig
 from picpoint.render import shard_task
 from picpoint.render.capture import CaptureConfig
+from picpoint.render.limited import CaptureLimits
 from picpoint.render.shard_task import ShardTask, finish_shard, plan_shards
 from picpoint.render.sources import list_shapes
 from shards.columns import shard_name
@@ -30,7 +31,7 @@ def write_source(folder: Path, count: int, broken: tuple[int, ...] = ()) -> Path
 @pytest.fixture
 def task(tmp_path: Path) -> ShardTask:
     shapes = list_shapes(write_source(tmp_path / "source", 4, broken=(2,)))
-    return plan_shards(shapes, 4, str(tmp_path / "set"), SMALL)[0]
+    return plan_shards(shapes, 4, str(tmp_path / "set"), SMALL, CaptureLimits())[0]
 
 
 def files_of(task: ShardTask) -> dict[str, bytes]:
@@ -44,7 +45,7 @@ def _names(task: ShardTask) -> list[str]:
 @pytest.mark.parametrize(("count", "per_shard"), [(1, 1), (7, 3), (9, 3), (2, 5)])
 def test_the_plan_deals_every_shape_to_one_shard_in_order(tmp_path, count, per_shard):
     shapes = list_shapes(write_source(tmp_path / "source", count))
-    plan = plan_shards(shapes, per_shard, "out", SMALL)
+    plan = plan_shards(shapes, per_shard, "out", SMALL, CaptureLimits())
     assert [shape for task in plan for shape in task.shapes] == list(shapes)
     assert [task.name for task in plan] == [shard_name(number) for number in range(len(plan))]
     assert all(len(task.shapes) == per_shard for task in plan[:-1])
@@ -81,7 +82,7 @@ def test_what_a_killed_worker_left_is_completed_to_the_same_bytes(task, lost):
 
 def test_a_shard_of_rejects_alone_has_no_tar_and_is_finished(tmp_path):
     shapes = list_shapes(write_source(tmp_path / "source", 2, broken=(0, 1)))
-    (task,) = plan_shards(shapes, 4, str(tmp_path / "set"), SMALL)
+    (task,) = plan_shards(shapes, 4, str(tmp_path / "set"), SMALL, CaptureLimits())
     assert len(finish_shard(task).entry.rejects) == 2
     assert _names(task) == [part_name(task.name)]
     assert finish_shard(task).was_finished

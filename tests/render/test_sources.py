@@ -1,3 +1,4 @@
+import csv
 import multiprocessing
 import os
 import pickle
@@ -6,9 +7,13 @@ import struct
 import tracemalloc
 import zipfile
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from picpoint.render import sources
+from picpoint.render.furniture import Furniture, parse_furniture
+from picpoint.render.layouts import Z_TO_Y, NamedFile, name_file
 from picpoint.render.meshes import MeshError
 from picpoint.render.readers import MeshLimits
 from picpoint.render.sources import SourceError, SourceShape, list_shapes
@@ -286,3 +291,216 @@ def test_a_damaged_member_is_unreadable(tmp_path):
     with pytest.raises(MeshError, match="CRC") as caught:
         shape.read_mesh()
     assert caught.value.reason == "unreadable"
+
+
+# --- layouts
+
+
+@pytest.mark.parametrize("top", ["", "Set/", "a/b/"])
+@pytest.mark.parametrize(
+    ("file", "source_id", "label", "to_upright"),
+    [
+        ("02691156/1a04e3ea/models/model_normalized.obj", "02691156/1a04e3ea", "02691156", None),
+        ("chair/train/chair_0001.off", "chair/train/chair_0001", "chair", Z_TO_Y),
+        ("a_b/test/a_b_0201.off", "a_b/test/a_b_0201", "a_b", Z_TO_Y),
+        (
+            "Connector_PinHeader_2.54mm.3dshapes/PinHeader_1x02.wrl",
+            "Connector_PinHeader_2.54mm/PinHeader_1x02",
+            "Connector_PinHeader",
+            Z_TO_Y,
+        ),
+        ("Diode_SMD.3dshapes/D_0402.wrl", "Diode_SMD/D_0402", "Diode", Z_TO_Y),
+        ("Valve.3dshapes/ECC83.wrl", "Valve/ECC83", "Valve", Z_TO_Y),
+    ],
+)
+def test_known_layouts_say_name_label_and_which_way_is_up(top, file, source_id, label, to_upright):
+    assert name_file(top + file) == NamedFile(source_id, label, top + file, to_upright)
+
+
+@pytest.mark.parametrize(
+    ("file", "source_id", "label"),
+    [
+        ("02691156/1a04e3ea/model.obj", "02691156/1a04e3ea/model", "02691156"),
+        ("chair/train/table_0001.off", "chair/train/table_0001", "chair"),
+        ("chair/val/chair_0001.off", "chair/val/chair_0001", "chair"),
+        ("parts/resistor.wrl", "parts/resistor", "parts"),
+        ("resistor.wrl", "resistor", ""),
+    ],
+)
+def test_what_only_resembles_a_layout_keeps_the_plain_rule(file, source_id, label):
+    assert name_file(file) == NamedFile(source_id, label, file)
+
+
+@BOTH
+def test_a_shape_that_stands_along_z_is_put_upright(tmp_path, make):
+    tower = b"OFF\n3 1 0\n0 0 0\n1 0 0\n0 0 5\n3 0 1 2\n"
+    source = make(tmp_path, {"tower/train/tower_0001.off": tower, "plain/tower.off": tower})
+    plain, upright = [shape.read_mesh() for shape in list_shapes(source)]
+    assert plain.vertices.max(axis=0).tolist() == [1, 0, 5]
+    assert upright.vertices.max(axis=0).tolist() == [1, 5, 0]
+
+
+# --- furniture
+
+PROPERTIES = b"""# a comment
+id=SweetHome3D#Test
+name=Test catalogue
+
+id#2=Test#lamp
+name#2=L\\u00e4mp\xe9
+category#2=Living room
+model#2=/test/lamp/lamp.obj
+modelRotation#2=1 0 0 0 0 1 0 -1 0
+creator#2=Some\\
+  body
+name#1 = Box
+category#1: Kitchen
+model#1=test/box.obj
+"""
+
+
+def furniture_of(tmp_path, properties=PROPERTIES):
+    files = {
+        "PluginFurnitureCatalog.properties": properties,
+        "PluginFurnitureCatalog_fr.properties": b"name#1=Boite",
+        "test/box.obj": OBJ,
+        "test/m.mtl": FILES["a/m.mtl"],
+        "test/lamp/lamp.obj": OBJ.replace(b"v 0 1 0", b"v 0 0 3"),
+    }
+    (tmp_path / "archives").mkdir(exist_ok=True)
+    return zip_of(tmp_path, files).rename(tmp_path / "archives" / "test.sh3f")
+
+
+def test_a_furniture_catalogue_is_read_with_its_escapes():
+    assert parse_furniture(PROPERTIES) == [
+        Furniture(1, "Box", "Kitchen", "", "test/box.obj", None),
+        Furniture(2, "L\u00e4mp\u00e9", "Living room", "Somebody", "test/lamp/lamp.obj", Z_TO_Y),
+    ]
+
+
+def test_a_furniture_archive_gives_its_shapes_upright_and_labelled(tmp_path):
+    archive = furniture_of(tmp_path)
+    shapes = list_shapes(archive)
+    assert shapes == (
+        SourceShape("test/box", "Kitchen", archive, "test/box.obj"),
+        SourceShape("test/lamp/lamp", "Living room", archive, "test/lamp/lamp.obj", Z_TO_Y),
+    )
+    assert list_shapes(archive.parent) == shapes  # a folder of archives
+    box, lamp = [shape.read_mesh() for shape in shapes]
+    assert box.materials[0].diffuse == (0.0, 1.0, 0.0)
+    assert lamp.vertices.max(axis=0).tolist() == [1, 3, 0]
+
+
+@pytest.mark.parametrize(
+    ("properties", "rule"),
+    [
+        (b"name#1=Box\n", "entry #1 names no model"),
+        (b"model#1=a.obj\nmodelRotation#1=1 0 0\n", "modelRotation has 3 numbers, not 9"),
+        (b"model#1=gone.obj\n", r"names 'gone\.obj' as 'gone', which is not there"),
+        (b"", "holds no shape"),
+    ],
+)
+def test_a_furniture_archive_that_cannot_be_used_says_why(tmp_path, properties, rule):
+    with pytest.raises(SourceError, match=rule):
+        list_shapes(furniture_of(tmp_path, properties))
+
+
+# --- lists
+
+
+def list_of(tmp_path, rows, suffix):
+    path = tmp_path / f"list{suffix}"
+    names = ("source_id", "label", "file")
+    if suffix == ".parquet":
+        columns = dict(zip(names, map(list, zip(*rows, strict=True)), strict=True))
+        pq.write_table(pa.table(columns), path)
+    else:
+        with path.open("w", newline="") as file:
+            csv.writer(file).writerows([names, *rows])
+    return path
+
+
+LISTS = pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+
+
+@LISTS
+def test_a_list_names_files_by_path_and_by_url(tmp_path, suffix):
+    folder = folder_of(tmp_path, FILES)
+    rows = [
+        ("relative", "x", "source/a/one.obj"),
+        ("up", "x", f"../{tmp_path.name}/source/b/two.off"),
+        ("absolute", "y", str(folder / "a" / "one.obj")),
+        ("local url", "y", f"file://{folder}/b/two.off"),
+        ("bucket", "", "s3://bucket/some/prefix/three.glb"),
+    ]
+    shapes = {shape.source_id: shape for shape in list_shapes(list_of(tmp_path, rows, suffix))}
+    assert shapes["bucket"] == SourceShape("bucket", "", "s3://bucket/some/prefix", "three.glb")
+    assert shapes["relative"] == SourceShape("relative", "x", tmp_path, "source/a/one.obj")
+    for name in ("relative", "absolute"):
+        assert shapes[name].read_mesh().materials[0].diffuse == (0.0, 1.0, 0.0)
+    for name in ("up", "local url"):
+        assert shapes[name].read_mesh().warnings == ()
+
+
+def test_a_shape_in_a_store_is_read_with_what_lies_beside_it(tmp_path):
+    folder = folder_of(tmp_path, FILES)
+    shape = SourceShape("one", "", f"file://{folder}/a", "one.obj")
+    assert shape.read_mesh().materials[0].diffuse == (0.0, 1.0, 0.0)
+    assert shape.stamp() == (len(OBJ), 0)
+    with pytest.raises(MeshError, match="too_large"):
+        shape.read_mesh(MeshLimits(max_file_bytes=10))
+    gone = SourceShape("gone", "", f"file://{folder}/a", "gone.obj")
+    with pytest.raises(MeshError, match=r"unreadable: gone\.obj: not there"):
+        gone.read_mesh()
+    with pytest.raises(SourceError, match="put it back"):
+        gone.stamp()
+
+
+@LISTS
+def test_a_list_that_names_a_missing_file_says_so(tmp_path, suffix):
+    table = list_of(tmp_path, [("1", "x", "gone.off")], suffix)
+    with pytest.raises(SourceError, match=r"names 'gone\.off' as '1', which is not there"):
+        list_shapes(table)
+
+
+def test_a_damaged_list_is_an_error(tmp_path):
+    table = list_of(tmp_path, [("1", "x", "gone.off")], ".parquet")
+    content = table.read_bytes()
+    for damaged in (b"", content[:40], content[:-8]):
+        table.write_bytes(damaged)
+        with pytest.raises(SourceError, match="give a sound Parquet file"):
+            list_shapes(table)
+    pq.write_table(pa.table({"source_id": [1], "label": ["x"], "file": ["a.off"]}), table)
+    with pytest.raises(SourceError, match=r"row 1 holds .* all three must be text"):
+        list_shapes(table)
+    pq.write_table(pa.table({"source_id": ["1"], "label": ["x"]}), table)
+    with pytest.raises(SourceError, match="no column file"):
+        list_shapes(table)
+
+
+@BOTH
+def test_a_stamp_changes_with_its_file(tmp_path, make):
+    source = make(tmp_path, {"a.off": OFF})
+    (shape,) = list_shapes(source)
+    before = shape.stamp()
+    assert list_shapes(source)[0].stamp() == before
+    make(tmp_path, {"a.off": OFF + b"# more\n"})
+    assert shape.stamp() != before
+
+
+def test_an_archive_that_would_unpack_to_forty_million_vertices_is_too_large(tmp_path):
+    with (
+        zipfile.ZipFile(tmp_path / "source.zip", "w", zipfile.ZIP_DEFLATED) as archive,
+        archive.open("bomb.obj", "w") as member,
+    ):
+        for _ in range(40):
+            member.write(b"v 0 0 0\n" * 1_000_000)
+    assert (tmp_path / "source.zip").stat().st_size < 2**20
+    (shape,) = list_shapes(tmp_path / "source.zip")
+    tracemalloc.start()
+    with pytest.raises(MeshError) as caught:
+        shape.read_mesh()
+    _, peak_bytes = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert caught.value.reason == "too_large"
+    assert peak_bytes < 2**20
