@@ -12,6 +12,7 @@ import torch
 import picpoint.evaluate.encode as encode
 from picpoint.batch import PairBatch
 from picpoint.data.pairs import DataConfig, training_batches
+from picpoint.data.views import NotStoredError, stored_views
 from picpoint.encoders.dgcnn import DgcnnConfig
 from picpoint.encoders.image import ImageEncoder, ImageEncoderConfig
 from picpoint.evaluate.encode import EncodeConfig
@@ -125,6 +126,22 @@ def test_cameras_of_a_batch_are_the_named_rig_s_and_pair_points_with_what_they_s
                 hit = batch.pixels[row, view][mask[view]].long()
                 shown = batch.pictures[row, view][:, hit[:, 1], hit[:, 0]].float()
                 assert (shown.mean(dim=0) < 250).float().mean() > 0.95
+
+
+def test_a_set_whose_shapes_have_other_views_than_each_other_is_refused(tmp_path: Path) -> None:
+    store = open_store(tmp_path)
+    rigs = [RigConfig((name,), size_px=32) for name in ("octahedron", RING)]
+    infos = [
+        write_shard(
+            store,
+            shard_name(number),
+            [capture(box(number), f"box/{number}", "box", CaptureConfig(num_points=96, rig=rig))],
+        )
+        for number, rig in enumerate(rigs)
+    ]
+    publish_manifest(store, infos)
+    with pytest.raises(NotStoredError, match="shapes have 5 to 6 views"):
+        stored_views(ShardReader(tmp_path))
 
 
 def test_an_evaluation_shows_the_pictures_of_the_run_s_rig(
