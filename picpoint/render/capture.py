@@ -1,8 +1,8 @@
 """How does a mesh become a sample? Points, their normals, colours and visibility, and V pictures.
 
-Deterministic: the same mesh, source id and config give the same bytes, on any machine and in any
-order. Everything is computed from the values that are stored: points are rounded to float16 before
-their order and visibility are found.
+Deterministic: the same mesh, source id and config give the same bytes with the same renderer, the
+CPU's on any machine, and in any order. Everything is computed from the values that are stored:
+points are rounded to float16 before their order and visibility are found.
 """
 
 import hashlib
@@ -17,7 +17,8 @@ from picpoint.geometry.visibility import pack_visibility, visible_points
 from picpoint.ops.farthest import farthest_order
 from picpoint.render.look import Look, build_look
 from picpoint.render.meshes import Mesh, MeshError
-from picpoint.render.rasterizer import RasterizerConfig, check_raster, draw, px_per_unit
+from picpoint.render.rasterizer import RasterizerConfig, check_raster, px_per_unit
+from picpoint.render.renderer import RendererName, build_renderer
 from picpoint.render.shading import colors_at
 from shards.codec import encode_picture
 from shards.schema import Sample, SampleMeta, SchemaError, check_sample
@@ -31,13 +32,18 @@ class CaptureConfig:
         num_points: points of the stored cloud.
         jpeg_quality: 1..100.
         seed: of the surface sampling, together with the source id; at least 0.
-        rasterizer: how pictures are drawn.
+        renderer: what draws: `auto` is Kaolin, else CUDA, else the CPU, whichever this machine has
+            (`resolve_renderer` says which). Renderers agree up to rounding, so a set whose bytes
+            shall not depend on the machine names one. `nvdiffrast` must be named: its licence
+            allows non-commercial use only.
+        rasterizer: how pictures are sampled.
         rig: from where.
     """
 
     num_points: int = 8192
     jpeg_quality: int = 94
     seed: int = 0
+    renderer: RendererName = "auto"
     rasterizer: RasterizerConfig = field(default_factory=RasterizerConfig)
     rig: RigConfig = field(default_factory=RigConfig)
 
@@ -63,6 +69,7 @@ def capture(mesh: Mesh, source_id: str, label: str, config: CaptureConfig) -> Sa
     Raises:
         MeshError: `degenerate`, the mesh has no extent or no area; `breaks_schema`, what was made
             of it may not be written.
+        RendererMissingError: the renderer cannot draw on this machine.
     """
     cameras = build_cameras(config.rig)
     seed = sampling_seed(config.seed, source_id)
@@ -122,7 +129,8 @@ def _photograph(
     config: CaptureConfig,
 ) -> tuple[dict[int, bytes], UInt8[np.ndarray, "V packed"]]:
     """Render every view; give the encoded pictures and the packed visibility of the points."""
-    rendering = draw(world.vertices, look, cameras, config.rasterizer)
+    renderer = build_renderer(config.renderer, config.rasterizer)
+    rendering = renderer.draw(world.vertices, look, cameras)
     seen = visible_points(
         points.astype(np.float32),
         cameras.view_matrices,

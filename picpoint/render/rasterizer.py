@@ -32,11 +32,12 @@ _INLINE: dict[str, Any] = {**_KERNEL, "inline": "always"}
 
 SUBPIXEL_BITS = 12
 SUBPIXEL = 1 << SUBPIXEL_BITS
-_HALF = SUBPIXEL // 2
-_FRONT = 1 << 31
-_FACE = _FRONT - 1
+HALF_SUBPIXEL = SUBPIXEL // 2
+# The lower half of a key.
+FRONT_BIT = 1 << 31
+FACE_BITS = FRONT_BIT - 1
 # Within these, in half pictures and in px, edge functions stay below 2**53: exact as floats too.
-_GUARD_NDC = 4.0
+GUARD_NDC = 4.0
 _MAX_SIDE_PX = 2048
 # Faces up to this many pixels wide are drawn by testing their whole box (measured).
 _CHUNK = 8
@@ -44,7 +45,7 @@ _CHUNK = 8
 
 @dataclass(frozen=True, slots=True)
 class RasterizerConfig:
-    """How the CPU renderer draws.
+    """How pictures are sampled.
 
     Attributes:
         supersampling: the raster is this much finer than the picture, along each side.
@@ -180,10 +181,15 @@ def _check_faces(
     """Raise if a face uses a vertex that was not projected; unused ones may lie anywhere."""
     outside = (inverse_depth[faces] == 0).any(axis=1)
     if outside.any():
-        raise ValueError(
-            f"view {view}: {int(outside.sum())} faces reach behind the camera or far outside the "
-            "picture; a mesh must lie in front of every camera: normalise it into the unit sphere"
-        )
+        raise outside_error(view, int(outside.sum()))
+
+
+def outside_error(view: int, num_faces: int) -> ValueError:
+    """Build the error of faces that no renderer can draw, for want of clipping."""
+    return ValueError(
+        f"view {view}: {num_faces} faces reach behind the camera or far outside the picture; a "
+        "mesh must lie in front of every camera: normalise it into the unit sphere"
+    )
 
 
 @njit(**_KERNEL)
@@ -204,7 +210,7 @@ def _snap_vertices(
         w = m[3, 0] * x + m[3, 1] * y + m[3, 2] * z + m[3, 3]
         ndc_x = (m[0, 0] * x + m[0, 1] * y + m[0, 2] * z + m[0, 3]) / w
         ndc_y = (m[1, 0] * x + m[1, 1] * y + m[1, 2] * z + m[1, 3]) / w
-        if w > 0 and abs(ndc_x) < _GUARD_NDC and abs(ndc_y) < _GUARD_NDC:
+        if w > 0 and abs(ndc_x) < GUARD_NDC and abs(ndc_y) < GUARD_NDC:
             snapped[vertex, 0] = np.int32(np.floor((1 + ndc_x) * half_side + 0.5))
             snapped[vertex, 1] = np.int32(np.floor((1 - ndc_y) * half_side + 0.5))
             inverse_depth[vertex] = 1 / w
@@ -231,21 +237,21 @@ def _fill_keys(
         ax, ay = np.int64(snapped[a, 0]), np.int64(snapped[a, 1])
         bx, by = np.int64(snapped[b, 0]), np.int64(snapped[b, 1])
         cx, cy = np.int64(snapped[c, 0]), np.int64(snapped[c, 1])
-        left = max((min(ax, bx, cx) + _HALF - 1) >> SUBPIXEL_BITS, 0)
-        right = min((max(ax, bx, cx) - _HALF) >> SUBPIXEL_BITS, side - 1)
-        top = max((min(ay, by, cy) + _HALF - 1) >> SUBPIXEL_BITS, 0)
-        bottom = min((max(ay, by, cy) - _HALF) >> SUBPIXEL_BITS, side - 1)
+        left = max((min(ax, bx, cx) + HALF_SUBPIXEL - 1) >> SUBPIXEL_BITS, 0)
+        right = min((max(ax, bx, cx) - HALF_SUBPIXEL) >> SUBPIXEL_BITS, side - 1)
+        top = max((min(ay, by, cy) + HALF_SUBPIXEL - 1) >> SUBPIXEL_BITS, 0)
+        bottom = min((max(ay, by, cy) - HALF_SUBPIXEL) >> SUBPIXEL_BITS, side - 1)
         if (left > right) | (top > bottom):
             continue
         area = (bx - ax) * (cy - ay) - (by - ay) * (cx - ax)
         if area == 0:
             continue
         # Rows go down, so a face that is counter-clockwise in the world has a negative area here.
-        low = np.int64(face) | (_FRONT if area < 0 else 0)
+        low = np.int64(face) | (FRONT_BIT if area < 0 else 0)
         if area < 0:
             b, c, bx, by, cx, cy, area = c, b, cx, cy, bx, by, -area
         # Edge functions at the first pixel centre of the box: twice the areas opposite to a, b, c.
-        x, y = (left << SUBPIXEL_BITS) + _HALF, (top << SUBPIXEL_BITS) + _HALF
+        x, y = (left << SUBPIXEL_BITS) + HALF_SUBPIXEL, (top << SUBPIXEL_BITS) + HALF_SUBPIXEL
         edge_a = (cx - bx) * (y - by) - (cy - by) * (x - bx)
         edge_b = (ax - cx) * (y - cy) - (ay - cy) * (x - cx)
         edge_c = area - edge_a - edge_b
@@ -366,4 +372,4 @@ def _read_keys(
             key = line[column]
             # An empty key is 0, and 1/0 is inf here.
             depth[row, column] = np.float32(1) / np.int32(key >> 32).view(np.float32)
-            face_id[row, column] = np.int32(key & _FACE) - np.int32(key == 0)
+            face_id[row, column] = np.int32(key & FACE_BITS) - np.int32(key == 0)

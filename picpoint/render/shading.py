@@ -21,7 +21,7 @@ from numba import njit
 
 from picpoint.render.look import Look
 
-_AMBIENT, _HEAD_LAMP, _SKY = 0.30, 0.45, 0.20
+AMBIENT, HEAD_LAMP, SKY = 0.30, 0.45, 0.20
 
 # These kernels allocate nothing. Without reference counts they run up to 5 times as fast: numba
 # counts every array of a named tuple, atomically, at every use of it in a loop.
@@ -382,7 +382,7 @@ def _light(normal: tuple[float, float, float], ray: tuple[float, float, float]) 
     along = normal[0] * ray[0] + normal[1] * ray[1] + normal[2] * ray[2]
     head = abs(along) / math.sqrt(ray[0] * ray[0] + ray[1] * ray[1] + ray[2] * ray[2])
     towards_sky = normal[1] if along < 0 else -normal[1]
-    return _AMBIENT + _HEAD_LAMP * head + _SKY * 0.5 * (1 + towards_sky)
+    return AMBIENT + HEAD_LAMP * head + SKY * 0.5 * (1 + towards_sky)
 
 
 @njit(**_KERNEL)
