@@ -2,7 +2,7 @@
 
 Deterministic: the same mesh, source id and config give the same bytes with the same renderer, the
 CPU's on any machine, and in any order. Everything is computed from the values that are stored:
-points are rounded to float16 before their order and visibility are found.
+points are rounded to float16 before their order and visibility are found (but `exact`).
 """
 
 import hashlib
@@ -13,7 +13,12 @@ from jaxtyping import Float16, UInt8
 
 from picpoint.geometry.cameras import Cameras, RigConfig, build_cameras
 from picpoint.geometry.clouds import SurfaceSample, fit_unit_sphere, sample_surface
-from picpoint.geometry.visibility import pack_visibility, visible_points
+from picpoint.geometry.visibility import (
+    VisibilityRule,
+    exactly_visible_points,
+    pack_visibility,
+    visible_points,
+)
 from picpoint.ops.farthest import farthest_order
 from picpoint.render.look import Look, build_look
 from picpoint.render.meshes import Mesh, MeshError
@@ -37,6 +42,8 @@ class CaptureConfig:
             shall not depend on the machine names one. `nvdiffrast` must be named: its licence
             allows non-commercial use only.
         rasterizer: how pictures are sampled.
+        visibility: `plane` asks the drawn face ids of the points as they are stored; `exact` asks
+            every face of the points as they were sampled, which costs several times as much.
         rig: from where.
     """
 
@@ -45,6 +52,7 @@ class CaptureConfig:
     seed: int = 0
     renderer: RendererName = "auto"
     rasterizer: RasterizerConfig = field(default_factory=RasterizerConfig)
+    visibility: VisibilityRule = "plane"
     rig: RigConfig = field(default_factory=RigConfig)
 
     def __post_init__(self) -> None:
@@ -86,7 +94,7 @@ def capture(mesh: Mesh, source_id: str, label: str, config: CaptureConfig) -> Sa
         surface.points[order], surface.face_index[order], surface.barycentric[order]
     )
     look = build_look(world, px_per_unit(cameras))
-    pictures, visibility = _photograph(world, look, points, cameras, config)
+    pictures, visibility = _photograph(world, look, points, surface, cameras, config)
     sample = Sample(
         points=points,
         normals=_normals_at(world, look, surface),
@@ -125,21 +133,22 @@ def _photograph(
     world: Mesh,
     look: Look,
     points: Float16[np.ndarray, "P 3"],
+    surface: SurfaceSample,
     cameras: Cameras,
     config: CaptureConfig,
 ) -> tuple[dict[int, bytes], UInt8[np.ndarray, "V packed"]]:
     """Render every view; give the encoded pictures and the packed visibility of the points."""
     renderer = build_renderer(config.renderer, config.rasterizer)
     rendering = renderer.draw(world.vertices, look, cameras)
-    seen = visible_points(
-        points.astype(np.float32),
-        cameras.view_matrices,
-        cameras.projection_matrices,
-        cameras.size_px,
-        world.vertices,
-        world.faces,
-        rendering.face_id,
-    )
+    matrices = cameras.view_matrices, cameras.projection_matrices, cameras.size_px
+    match config.visibility:
+        case "plane":
+            stored = points.astype(np.float32)
+            seen = visible_points(stored, *matrices, world.vertices, world.faces, rendering.face_id)
+        case "exact":
+            seen = exactly_visible_points(
+                surface.points, surface.face_index, *matrices, world.vertices, world.faces
+            )
     pictures = {
         view: encode_picture(picture, config.jpeg_quality)
         for view, picture in enumerate(rendering.colour)
