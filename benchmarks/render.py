@@ -1,11 +1,11 @@
-"""How fast does the CPU renderer draw, against Embree's rays?
+"""How fast does the CPU renderer draw, against rays and OpenGL on the same CPU?
 
     python -m benchmarks.render [--quick]
 
 Self-occluding knots of 4.6 k, 49 k and 498 k triangles, the paper's 20 views at 224 px, shaded
-colour, depth and face ids; CPU time of one thread, set-up of each mesh included, the two renderers
-in turns. Embree shades as the renderer does without supersampling: the light formula on flat
-normals. The last line of stdout is one JSON object; a full run also writes the record.
+colour, depth and face ids; CPU time of one thread, set-up of each mesh included, the renderers in
+turns (benchmarks/render_peers.py). The last line of stdout is one JSON object; a full run also
+writes the record.
 """
 
 import argparse
@@ -13,36 +13,25 @@ import json
 import os
 import statistics
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from typing import Any
 
 # Numerical libraries read these when they are loaded.
 os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = "1"
 
 import numpy as np
-from embreex.mesh_construction import TriangleMesh
-from embreex.rtcore_scene import EmbreeScene
-from jaxtyping import Float32, Int32, UInt8
+from jaxtyping import Int32
 
 from benchmarks.record import Json, write_record
-from picpoint.geometry.cameras import Cameras
+from benchmarks.render_peers import PeerViews, find_peers
 from picpoint.geometry.rigs import RigConfig, build_cameras
 from picpoint.render.meshes import Material, Mesh
-from picpoint.render.rasterizer import RasterizerConfig, render
+from picpoint.render.rasterizer import RasterizerConfig, Rendering, render
 
 # Rings of the knot and corners of each ring: 4,608, 48,984 and 498,000 triangles.
 SIZES = {"4.6k": (96, 24), "49k": (314, 78), "498k": (1000, 249)}
 _COLOR = (0.8, 0.5, 0.3)
-_PACKAGES = ("numba", "llvmlite", "numpy", "embreex")
-
-
-@dataclass(frozen=True, slots=True)
-class EmbreeViews:
-    """What Embree's rays show: the fields of a `Rendering`, one ray a pixel."""
-
-    colour: UInt8[np.ndarray, "V S S 3"]
-    depth: Float32[np.ndarray, "V S S"]
-    face_id: Int32[np.ndarray, "V S S"]
+_PACKAGES = ("numba", "llvmlite", "numpy", "embreex", "open3d-cpu", "moderngl")
 
 
 def main() -> None:
@@ -58,25 +47,33 @@ def main() -> None:
 
 
 def measure(repeats: int) -> dict[str, Json]:
-    """Time both renderers on every mesh, in turns; the medians of `repeats` rounds."""
+    """Time all renderers on every mesh, in turns; the medians of `repeats` rounds."""
     cameras = build_cameras(RigConfig())
-    contestants: dict[str, Callable[[Mesh], object]] = {
+    peers = find_peers(cameras)
+    contestants: dict[str, Callable[[Mesh], Rendering | PeerViews]] = {
         "picpoint": lambda mesh: render(mesh, cameras, RasterizerConfig(supersampling=1)),
         "picpoint_2x2": lambda mesh: render(mesh, cameras, RasterizerConfig(supersampling=2)),
-        "embreex": lambda mesh: cast_views(mesh, cameras),
+        **peers,
     }
     warm_up = knot(12, 8)
     for draw_views in contestants.values():
         draw_views(warm_up)
-    results: dict[str, Json] = {}
-    for name, (rings, corners) in SIZES.items():
+    sizes: dict[str, dict[str, Json]] = {}
+    ratios: dict[str, dict[str, Json]] = {}
+    for size, (rings, corners) in SIZES.items():
         mesh = knot(rings, corners)
-        seconds = {contestant: [] for contestant in contestants}
+        agreement = _agreement(mesh, contestants)
+        seconds: dict[str, list[float]] = {contestant: [] for contestant in contestants}
         for _ in range(repeats):
             for contestant, draw_views in contestants.items():
                 seconds[contestant].append(_cpu_seconds(draw_views, mesh))
-        results[name] = _summary(seconds, len(mesh.faces), len(cameras.view_matrices))
-    return results
+        sizes[size] = _summary(seconds, len(mesh.faces), len(cameras.view_matrices))
+        sizes[size]["face_ids_as_picpoint"] = agreement
+        for peer in peers:
+            ratios.setdefault(f"vs_{peer}", {})[size] = _ratio(seconds[peer], seconds["picpoint"])
+        cost = _ratio(seconds["picpoint_2x2"], seconds["picpoint"])
+        ratios.setdefault("cost_of_2x2", {})[size] = cost
+    return {**ratios, "sizes": sizes}
 
 
 def knot(rings: int, corners: int) -> Mesh:
@@ -103,39 +100,15 @@ def knot(rings: int, corners: int) -> Mesh:
     )
 
 
-def cast_views(mesh: Mesh, cameras: Cameras) -> EmbreeViews:
-    """Render with one of Embree's rays for each pixel, scene and shading included."""
-    scene = EmbreeScene()
-    TriangleMesh(scene, mesh.vertices, mesh.faces)
-    shape = (len(cameras.view_matrices), cameras.size_px, cameras.size_px)
-    views = EmbreeViews(
-        colour=np.empty((*shape, 3), np.uint8),
-        depth=np.empty(shape, np.float32),
-        face_id=np.empty(shape, np.int32),
-    )
-    centre = ((np.arange(cameras.size_px) + 0.5) / cameras.size_px * 2 - 1).astype(np.float32)
-    tangent = 1 / cameras.projection_matrices[0, 0, 0]
-    x, y = np.meshgrid(centre * tangent, -centre * tangent)
-    in_camera = np.stack([x, y, -np.ones_like(x)], axis=-1).reshape(-1, 3)
-    in_camera /= np.linalg.norm(in_camera, axis=1, keepdims=True)
-    for view, position in enumerate(cameras.positions):
-        rays = np.ascontiguousarray(in_camera @ cameras.view_matrices[view, :3, :3])
-        origins = np.broadcast_to(position, rays.shape).copy()
-        hit = scene.run(origins, rays, output=True)
-        face_id = hit["primID"].astype(np.int32)
-        empty = face_id < 0
-        depth = hit["tfar"] * -in_camera[:, 2]
-        depth[empty] = np.inf
-        views.face_id[view] = face_id.reshape(shape[1:])
-        views.depth[view] = depth.reshape(shape[1:])
-        views.colour[view] = _shade(hit["Ng"], rays, empty).reshape(*shape[1:], 3)
-    return views
-
-
-def print_table(results: dict[str, Json]) -> None:
+def print_table(results: dict[str, Any]) -> None:
     """Print the results for people."""
-    for name, result in results.items():
-        print(name, json.dumps(result))
+    for size, result in results["sizes"].items():
+        print(f"{size} triangles, {result['num_faces']}")
+        for name, ms in result["ms_per_view"].items():
+            ns = result["ns_per_face_and_view"][name]
+            ratio = results.get(f"vs_{name}", {}).get(size)
+            versus = f"   picpoint is {ratio:.2f} times as fast" if ratio else ""
+            print(f"  {name:<13}{ms:8.2f} ms/view {ns:8.1f} ns/triangle{versus}")
 
 
 def _cpu_seconds(draw_views: Callable[[Mesh], object], mesh: Mesh) -> float:
@@ -144,14 +117,30 @@ def _cpu_seconds(draw_views: Callable[[Mesh], object], mesh: Mesh) -> float:
     return time.process_time() - start
 
 
+def _agreement(
+    mesh: Mesh, contestants: Mapping[str, Callable[[Mesh], Rendering | PeerViews]]
+) -> dict[str, Json]:
+    """Give the share of pixels covered by both on which each peer shows the same face."""
+    views = {name: draw_views(mesh).face_id for name, draw_views in contestants.items()}
+    own = views.pop("picpoint")
+    views.pop("picpoint_2x2")
+    return {
+        name: round(float((face_id == own)[(face_id >= 0) & (own >= 0)].mean()), 5)
+        for name, face_id in views.items()
+    }
+
+
+def _ratio(slower: list[float], faster: list[float]) -> float:
+    """Give the median over the rounds of a ratio of times."""
+    return round(statistics.median(a / b for a, b in zip(slower, faster, strict=True)), 2)
+
+
 def _summary(seconds: dict[str, list[float]], num_faces: int, num_views: int) -> dict[str, Json]:
-    """Summarise the repeats of one mesh; ratios are medians of the ratios of each round."""
-    own, ray = seconds["picpoint"], seconds["embreex"]
+    """Summarise the repeats of one mesh."""
     median_s = {name: statistics.median(values) for name, values in seconds.items()}
     return {
         "num_faces": num_faces,
-        "repeats": len(own),
-        "vs_embreex": round(statistics.median(b / a for a, b in zip(own, ray, strict=True)), 2),
+        "repeats": len(seconds["picpoint"]),
         "ms_per_view": {name: round(1e3 * s / num_views, 3) for name, s in median_s.items()},
         "views_per_cpu_s": {name: round(num_views / s, 1) for name, s in median_s.items()},
         "ns_per_face_and_view": {
@@ -180,21 +169,6 @@ def _closed_grid(rows: int, columns: int) -> Int32[np.ndarray, "m 3"]:
     c, d = below * columns + right, row * columns + right
     faces = np.concatenate([np.stack([a, b, c], axis=-1), np.stack([a, c, d], axis=-1)])
     return np.ascontiguousarray(faces.reshape(-1, 3), np.int32)
-
-
-def _shade(
-    normals: Float32[np.ndarray, "P 3"],
-    rays: Float32[np.ndarray, "P 3"],
-    empty: np.ndarray,
-) -> UInt8[np.ndarray, "P 3"]:
-    """Light flat faces as picpoint.render.shading does."""
-    along = np.einsum("pc,pc->p", normals, rays)
-    length = np.maximum(np.linalg.norm(normals, axis=1), 1e-30)
-    towards_sky = np.where(along < 0, normals[:, 1], -normals[:, 1]) / length
-    light = 0.30 + 0.45 * np.abs(along) / length + 0.10 * (1 + towards_sky)
-    colour = (255 * light[:, None] * np.array(_COLOR, np.float32) + 0.5).astype(np.uint8)
-    colour[empty] = 255
-    return colour
 
 
 if __name__ == "__main__":

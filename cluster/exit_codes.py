@@ -11,6 +11,7 @@ from picpoint.evaluate.encoded import ProbeError
 from picpoint.evaluate.results import ResultsError
 from picpoint.render.limited import ChildStartError
 from picpoint.render.meshes import MeshError
+from picpoint.render.renderer import RendererMissingError
 from picpoint.render.sources import SourceError
 from picpoint.train.checkpoint import CheckpointError
 from picpoint.train.pretrain import NonFiniteLossError
@@ -39,6 +40,7 @@ _CODES: tuple[tuple[type[BaseException], int], ...] = (
     (NotFoundInStoreError, 3),
     (NotWholeError, 3),
     (MissingWeightsError, 3),
+    (RendererMissingError, 3),
     (ResultsError, 3),
     (AlreadyInStoreError, USAGE),
     (StoreError, 5),

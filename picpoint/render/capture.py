@@ -1,8 +1,8 @@
 """How does a mesh become a sample? Points, their normals, colours and visibility, and V pictures.
 
-Deterministic: the same mesh, source id and config give the same bytes, on any machine and in any
-order. Everything is computed from the values that are stored: points are rounded to float16 before
-their order and visibility are found.
+Deterministic: the same mesh, source id and config give the same bytes with the same renderer, the
+CPU's on any machine, and in any order. Everything is computed from the values that are stored:
+points are rounded to float16 before their order and visibility are found (but `exact`).
 """
 
 import hashlib
@@ -14,11 +14,17 @@ from jaxtyping import Float16, UInt8
 from picpoint.geometry.cameras import Cameras
 from picpoint.geometry.clouds import SurfaceSample, fit_unit_sphere, sample_surface
 from picpoint.geometry.rigs import RigConfig, build_cameras, build_rigs, join_cameras
-from picpoint.geometry.visibility import pack_visibility, visible_points
+from picpoint.geometry.visibility import (
+    VisibilityRule,
+    exactly_visible_points,
+    pack_visibility,
+    visible_points,
+)
 from picpoint.ops.farthest import farthest_order
 from picpoint.render.look import Look, build_look
 from picpoint.render.meshes import Mesh, MeshError
-from picpoint.render.rasterizer import RasterizerConfig, check_raster, draw, px_per_unit
+from picpoint.render.rasterizer import RasterizerConfig, check_raster, px_per_unit
+from picpoint.render.renderer import RendererName, build_renderer
 from picpoint.render.shading import colors_at
 from shards.codec import encode_picture
 from shards.schema import MAX_VIEWS, RigViews, Sample, SampleMeta, SchemaError, check_sample
@@ -32,14 +38,22 @@ class CaptureConfig:
         num_points: points of the stored cloud.
         jpeg_quality: 1..100.
         seed: of the surface sampling, together with the source id; at least 0.
-        rasterizer: how pictures are drawn.
+        renderer: what draws: `auto` is Kaolin, else CUDA, else the CPU, whichever this machine has
+            (`resolve_renderer` says which). Renderers agree up to rounding, so a set whose bytes
+            shall not depend on the machine names one. `nvdiffrast` must be named: its licence
+            allows non-commercial use only.
+        rasterizer: how pictures are sampled.
+        visibility: `plane` asks the drawn face ids of the points as they are stored; `exact` asks
+            every face of the points as they were sampled, which costs several times as much.
         rig: from where.
     """
 
     num_points: int = 8192
     jpeg_quality: int = 94
     seed: int = 0
+    renderer: RendererName = "auto"
     rasterizer: RasterizerConfig = field(default_factory=RasterizerConfig)
+    visibility: VisibilityRule = "plane"
     rig: RigConfig = field(default_factory=RigConfig)
 
     def __post_init__(self) -> None:
@@ -50,7 +64,15 @@ class CaptureConfig:
         if self.seed < 0:
             raise ValueError(f"seed {self.seed}: must be at least 0; usual is 0")
         check_raster(self.rig.size_px, self.rasterizer.supersampling)
-        num_views = len(build_cameras(self.rig).view_matrices)
+        cameras = build_cameras(self.rig)
+        num_views = len(cameras.view_matrices)
+        if cameras.is_orthographic.any() and (
+            self.renderer not in ("auto", "cpu") or self.visibility == "exact"
+        ):
+            raise ValueError(
+                f"renderer={self.renderer}, visibility={self.visibility}: orthographic cameras are "
+                "for the CPU's renderer and the plane rule; set renderer=cpu and visibility=plane"
+            )
         if num_views > MAX_VIEWS:
             raise ValueError(
                 f"rig names {list(self.rig.names)}: {num_views} views, and a sample holds at most "
@@ -70,6 +92,7 @@ def capture(mesh: Mesh, source_id: str, label: str, config: CaptureConfig) -> Sa
     Raises:
         MeshError: `degenerate`, the mesh has no extent or no area; `breaks_schema`, what was made
             of it may not be written.
+        RendererMissingError: the renderer cannot draw on this machine.
     """
     rigs = build_rigs(config.rig)
     cameras = join_cameras(rigs.values())
@@ -87,7 +110,7 @@ def capture(mesh: Mesh, source_id: str, label: str, config: CaptureConfig) -> Sa
         surface.points[order], surface.face_index[order], surface.barycentric[order]
     )
     look = build_look(world, px_per_unit(cameras))
-    pictures, visibility = _photograph(world, look, points, cameras, config)
+    pictures, visibility = _photograph(world, look, points, surface, cameras, config)
     sample = Sample(
         points=points,
         normals=_normals_at(world, look, surface),
@@ -126,20 +149,22 @@ def _photograph(
     world: Mesh,
     look: Look,
     points: Float16[np.ndarray, "P 3"],
+    surface: SurfaceSample,
     cameras: Cameras,
     config: CaptureConfig,
 ) -> tuple[dict[int, bytes], UInt8[np.ndarray, "V packed"]]:
     """Render every view; give the encoded pictures and the packed visibility of the points."""
-    rendering = draw(world.vertices, look, cameras, config.rasterizer)
-    seen = visible_points(
-        points.astype(np.float32),
-        cameras.view_matrices,
-        cameras.projection_matrices,
-        cameras.size_px,
-        world.vertices,
-        world.faces,
-        rendering.face_id,
-    )
+    name = "cpu" if cameras.is_orthographic.any() else config.renderer
+    rendering = build_renderer(name, config.rasterizer).draw(world.vertices, look, cameras)
+    matrices = cameras.view_matrices, cameras.projection_matrices, cameras.size_px
+    match config.visibility:
+        case "plane":
+            stored = points.astype(np.float32)
+            seen = visible_points(stored, *matrices, world.vertices, world.faces, rendering.face_id)
+        case "exact":
+            seen = exactly_visible_points(
+                surface.points, surface.face_index, *matrices, world.vertices, world.faces
+            )
     pictures = {
         view: encode_picture(picture, config.jpeg_quality)
         for view, picture in enumerate(rendering.colour)

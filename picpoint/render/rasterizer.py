@@ -27,28 +27,30 @@ from numba import njit
 from picpoint.geometry.cameras import Cameras
 from picpoint.render.look import Look, build_look
 from picpoint.render.meshes import Mesh
-from picpoint.render.shading import shade
+from picpoint.render.shading import new_row_samples, shade
 
-# These kernels allocate nothing, so arrays need no reference counts.
-_KERNEL: dict[str, Any] = {"nogil": True, "cache": True, "_nrt": False}
+# These kernels allocate nothing, so arrays need no reference counts; division by 0 gives inf.
+_KERNEL: dict[str, Any] = {"nogil": True, "cache": True, "_nrt": False, "error_model": "numpy"}
+_INLINE: dict[str, Any] = {**_KERNEL, "inline": "always"}
 
-_SUBPIXEL_BITS = 12
-_SUBPIXEL = 1 << _SUBPIXEL_BITS
-_HALF = _SUBPIXEL // 2
-_FRONT = 1 << 31
-_FACE = _FRONT - 1
+SUBPIXEL_BITS = 12
+SUBPIXEL = 1 << SUBPIXEL_BITS
+HALF_SUBPIXEL = SUBPIXEL // 2
+# The lower half of a key.
+FRONT_BIT = 1 << 31
+FACE_BITS = FRONT_BIT - 1
 # Within these, in half pictures and in px, edge functions stay below 2**53: exact as floats too.
-_GUARD_NDC = 4.0
+GUARD_NDC = 4.0
 _MAX_SIDE_PX = 2048
 # Farther than this behind the origin, in world units, nothing is drawn by an orthographic camera.
 _GUARD_DEPTH = 4.0
 # Faces up to this many pixels wide are drawn by testing their whole box (measured).
-_NARROW = 8
+_CHUNK = 8
 
 
 @dataclass(frozen=True, slots=True)
 class RasterizerConfig:
-    """How the CPU renderer draws.
+    """How pictures are sampled.
 
     Attributes:
         supersampling: the raster is this much finer than the picture, along each side.
@@ -107,23 +109,32 @@ def draw(
             clipping), or the raster is larger than 2,048 px.
     """
     check_raster(cameras.size_px, config.supersampling)
-    side_px = cameras.size_px * config.supersampling
+    size_px, side_px = cameras.size_px, cameras.size_px * config.supersampling
     views = len(cameras.view_matrices)
     rendering = Rendering(
-        colour=np.empty((views, cameras.size_px, cameras.size_px, 3), np.uint8),
-        coverage=np.empty((views, cameras.size_px, cameras.size_px), np.float32),
+        colour=np.empty((views, size_px, size_px, 3), np.uint8),
+        coverage=np.empty((views, size_px, size_px), np.float32),
         depth=np.empty((views, side_px, side_px), np.float32),
         face_id=np.empty((views, side_px, side_px), np.int32),
     )
     background = np.array(config.background, np.float64)
     snapped = np.empty((len(vertices), 2), np.int32)
     inverse_depth = np.empty(len(vertices), np.float32)
-    keys = np.empty((side_px, side_px), np.int64)
+    # The last columns are no pixels: rows are written in whole chunks.
+    keys = np.empty((side_px, side_px + _CHUNK), np.int64)
+    samples = new_row_samples(size_px, config.supersampling)
+    world_to_clip = world_to_clip_of(cameras)
+    rays = rays_through(world_to_clip, side_px)
     for view in range(views):
-        world_to_clip = _world_to_clip(cameras, view)
         to_inverse_depth, zero_depth = _inverse_depth(cameras, view)
         if _snap_vertices(
-            vertices, world_to_clip, to_inverse_depth, zero_depth, side_px, snapped, inverse_depth
+            vertices,
+            world_to_clip[view],
+            to_inverse_depth,
+            zero_depth,
+            side_px,
+            snapped,
+            inverse_depth,
         ):
             _check_faces(look.faces, inverse_depth, view)
         _fill_keys(look.faces, snapped, inverse_depth, keys)
@@ -133,10 +144,11 @@ def draw(
             snapped,
             np.ones_like(inverse_depth) if cameras.is_orthographic[view] else inverse_depth,
             rendering.face_id[view],
-            _SUBPIXEL,
-            _rays_through(world_to_clip, side_px),
+            SUBPIXEL,
+            rays[view],
             background,
-            rendering.colour[view],
+            samples,
+            rendering.colour[view].reshape(size_px, 3 * size_px),
             rendering.coverage[view],
         )
     return rendering
@@ -163,10 +175,9 @@ def px_per_unit(cameras: Cameras) -> float:
     return float(np.mean(focal / w) * cameras.size_px / 2)
 
 
-def _world_to_clip(cameras: Cameras, view: int) -> Float64[np.ndarray, "4 4"]:
-    """Multiply a camera's matrices in double precision."""
-    projection = cameras.projection_matrices[view].astype(np.float64)
-    return projection @ cameras.view_matrices[view].astype(np.float64)
+def world_to_clip_of(cameras: Cameras) -> Float64[np.ndarray, "V 4 4"]:
+    """Multiply each camera's matrices in double precision."""
+    return cameras.projection_matrices.astype(np.float64) @ cameras.view_matrices.astype(np.float64)
 
 
 def _inverse_depth(cameras: Cameras, view: int) -> tuple[Float64[np.ndarray, "4"], float]:
@@ -180,16 +191,22 @@ def _inverse_depth(cameras: Cameras, view: int) -> tuple[Float64[np.ndarray, "4"
     return np.array([*axis, _GUARD_DEPTH]), _GUARD_DEPTH - shift
 
 
-def _rays_through(
+def rays_through(
+    world_to_clip: Float64[np.ndarray, "V 4 4"], side_px: int
+) -> Float64[np.ndarray, "V 3 3"]:
+    """Map (x, y, 1), x and y in 1/4096 px of the fine raster, to world rays from each camera."""
+    return np.stack([_rays_of_view(matrix, side_px) for matrix in world_to_clip])
+
+
+def _rays_of_view(
     world_to_clip: Float64[np.ndarray, "4 4"], side_px: int
 ) -> Float64[np.ndarray, "3 3"]:
-    """Map (x, y, 1), x and y in 1/4096 px of the fine raster, to world rays from the camera."""
     if not world_to_clip[3, :3].any():
         # Orthographic: everywhere the direction whose clip (x, y, z) is (0, 0, 1).
         return np.linalg.inv(world_to_clip[:3, :3]) @ np.diag([0.0, 0.0, 1.0])
     # A ray is the direction whose clip (x, y, w) is (ndc x, ndc y, 1).
     ndc_to_ray = np.linalg.inv(world_to_clip[[0, 1, 3], :3])
-    step = 2 / (side_px * _SUBPIXEL)
+    step = 2 / (side_px * SUBPIXEL)
     return ndc_to_ray @ np.array([[step, 0, -1], [0, -step, 1], [0, 0, 1]])
 
 
@@ -199,10 +216,15 @@ def _check_faces(
     """Raise if a face uses a vertex that was not projected; unused ones may lie anywhere."""
     outside = (inverse_depth[faces] == 0).any(axis=1)
     if outside.any():
-        raise ValueError(
-            f"view {view}: {int(outside.sum())} faces reach behind the camera or far outside the "
-            "picture; a mesh must lie in front of every camera: normalise it into the unit sphere"
-        )
+        raise outside_error(view, int(outside.sum()))
+
+
+def outside_error(view: int, num_faces: int) -> ValueError:
+    """Build the error of faces that no renderer can draw, for want of clipping."""
+    return ValueError(
+        f"view {view}: {num_faces} faces reach behind the camera or far outside the picture; a "
+        "mesh must lie in front of every camera: normalise it into the unit sphere"
+    )
 
 
 @njit(**_KERNEL)
@@ -218,7 +240,7 @@ def _snap_vertices(
 ) -> int:
     """Project vertices to 1/4096 px; count those that cannot be (their inverse depth is 0)."""
     m, q = world_to_clip, to_inverse_depth
-    half_side = 0.5 * side_px * _SUBPIXEL
+    half_side = 0.5 * side_px * SUBPIXEL
     unprojected = 0
     for vertex in range(len(vertices)):
         x, y, z = vertices[vertex, 0], vertices[vertex, 1], vertices[vertex, 2]
@@ -227,7 +249,7 @@ def _snap_vertices(
         ndc_y = (m[1, 0] * x + m[1, 1] * y + m[1, 2] * z + m[1, 3]) / w
         inverse = (q[0] * x + q[1] * y + q[2] * z + q[3]) / w
         in_front = w > 0 and 0 < inverse < zero_depth
-        if in_front and abs(ndc_x) < _GUARD_NDC and abs(ndc_y) < _GUARD_NDC:
+        if in_front and abs(ndc_x) < GUARD_NDC and abs(ndc_y) < GUARD_NDC:
             snapped[vertex, 0] = np.int32(np.floor((1 + ndc_x) * half_side + 0.5))
             snapped[vertex, 1] = np.int32(np.floor((1 - ndc_y) * half_side + 0.5))
             inverse_depth[vertex] = inverse
@@ -243,7 +265,7 @@ def _fill_keys(
     faces: Int32[np.ndarray, "m 3"],
     snapped: Int32[np.ndarray, "n 2"],
     inverse_depth: Float32[np.ndarray, " n"],
-    keys: Int64[np.ndarray, "fine fine"],
+    keys: Int64[np.ndarray, "fine padded"],
 ) -> None:
     """Draw every face into the buffer of keys."""
     side = keys.shape[0]
@@ -254,26 +276,33 @@ def _fill_keys(
         ax, ay = np.int64(snapped[a, 0]), np.int64(snapped[a, 1])
         bx, by = np.int64(snapped[b, 0]), np.int64(snapped[b, 1])
         cx, cy = np.int64(snapped[c, 0]), np.int64(snapped[c, 1])
-        left = max((min(ax, bx, cx) + _HALF - 1) >> _SUBPIXEL_BITS, 0)
-        right = min((max(ax, bx, cx) - _HALF) >> _SUBPIXEL_BITS, side - 1)
-        top = max((min(ay, by, cy) + _HALF - 1) >> _SUBPIXEL_BITS, 0)
-        bottom = min((max(ay, by, cy) - _HALF) >> _SUBPIXEL_BITS, side - 1)
+        left = max((min(ax, bx, cx) + HALF_SUBPIXEL - 1) >> SUBPIXEL_BITS, 0)
+        right = min((max(ax, bx, cx) - HALF_SUBPIXEL) >> SUBPIXEL_BITS, side - 1)
+        top = max((min(ay, by, cy) + HALF_SUBPIXEL - 1) >> SUBPIXEL_BITS, 0)
+        bottom = min((max(ay, by, cy) - HALF_SUBPIXEL) >> SUBPIXEL_BITS, side - 1)
         if (left > right) | (top > bottom):
             continue
         area = (bx - ax) * (cy - ay) - (by - ay) * (cx - ax)
         if area == 0:
             continue
         # Rows go down, so a face that is counter-clockwise in the world has a negative area here.
-        low = np.int64(face) | (_FRONT if area < 0 else 0)
+        low = np.int64(face) | (FRONT_BIT if area < 0 else 0)
         if area < 0:
             b, c, bx, by, cx, cy, area = c, b, cx, cy, bx, by, -area
         # Edge functions at the first pixel centre of the box: twice the areas opposite to a, b, c.
-        x, y = (left << _SUBPIXEL_BITS) + _HALF, (top << _SUBPIXEL_BITS) + _HALF
+        x, y = (left << SUBPIXEL_BITS) + HALF_SUBPIXEL, (top << SUBPIXEL_BITS) + HALF_SUBPIXEL
         edge_a = (cx - bx) * (y - by) - (cy - by) * (x - bx)
         edge_b = (ax - cx) * (y - cy) - (ay - cy) * (x - cx)
         edge_c = area - edge_a - edge_b
-        per_column = (by - cy) * _SUBPIXEL, (cy - ay) * _SUBPIXEL, (ay - by) * _SUBPIXEL
-        per_row = (cx - bx) * _SUBPIXEL, (ax - cx) * _SUBPIXEL, (bx - ax) * _SUBPIXEL
+        # From here on a centre is inside where no edge function is negative: those on an edge that
+        # is neither top nor left are pushed out.
+        edges = (
+            edge_a - (not ((cy < by) | ((cy == by) & (cx > bx)))),
+            edge_b - (not ((ay < cy) | ((ay == cy) & (ax > cx)))),
+            edge_c - (not ((by < ay) | ((by == ay) & (bx > ax)))),
+        )
+        per_column = (by - cy) * SUBPIXEL, (cy - ay) * SUBPIXEL, (ay - by) * SUBPIXEL
+        per_row = (cx - bx) * SUBPIXEL, (ax - cx) * SUBPIXEL, (bx - ax) * SUBPIXEL
         # 1/w is linear on the screen.
         za = np.float64(inverse_depth[a])
         share = 1.0 / area
@@ -282,65 +311,68 @@ def _fill_keys(
         z = za + edge_b * per_b + edge_c * per_c
         z_per_column = per_column[1] * per_b + per_column[2] * per_c
         z_per_row = per_row[1] * per_b + per_row[2] * per_c
-        # From here on a centre is inside where no edge function is negative: those on an edge that
-        # is neither top nor left are pushed out.
-        edges = (
-            edge_a - (not ((cy < by) | ((cy == by) & (cx > bx)))),
-            edge_b - (not ((ay < cy) | ((ay == cy) & (ax > cx)))),
-            edge_c - (not ((by < ay) | ((by == ay) & (bx > ax)))),
-        )
-        box = keys[np.uint64(top) : np.uint64(bottom + 1), np.uint64(left) : np.uint64(right + 1)]
-        if right - left < _NARROW:
-            _draw_box(box, edges, per_column, per_row, z, z_per_column, z_per_row, low)
+        plane = z, z_per_column, z_per_row
+        rows = keys[np.uint64(top) : np.uint64(bottom + 1), np.uint64(left) :]
+        width = right - left + 1
+        # The length of a chunk is a constant in each case, so that the compiler unrolls its loop.
+        if width == 1:
+            _draw_box(rows, 1, edges, per_column, per_row, plane, low)
+        elif width <= 2:
+            _draw_box(rows, 2, edges, per_column, per_row, plane, low)
+        elif width <= 4:
+            _draw_box(rows, 4, edges, per_column, per_row, plane, low)
+        elif width <= _CHUNK:
+            _draw_box(rows, _CHUNK, edges, per_column, per_row, plane, low)
         else:
-            _draw_spans(box, edges, per_column, per_row, z, z_per_column, z_per_row, low)
+            _draw_spans(rows, width, edges, per_column, per_row, plane, low)
 
 
-@njit(**_KERNEL, inline="always")
+@njit(**_INLINE)
 @no_type_check
 def _draw_box(
-    box: Int64[np.ndarray, "h w"],
+    rows: Int64[np.ndarray, "h w"],
+    chunk: int,
     edges: tuple[int, int, int],
     per_column: tuple[int, int, int],
     per_row: tuple[int, int, int],
-    z: float,
-    z_per_column: float,
-    z_per_row: float,
+    plane: tuple[float, float, float],
     low: int,
 ) -> None:
-    """Draw a face by testing every pixel of its box, without branches: for small faces."""
+    """Draw a face by testing a whole chunk of each row, without branches: for narrow faces.
+
+    What the chunk reaches beyond the box is outside the face, and stays as it is.
+    """
     edge_a, edge_b, edge_c = edges
-    for row in range(box.shape[0]):
-        line = box[row]
-        at_a, at_b, at_c, at_z = edge_a, edge_b, edge_c, z
-        for column in range(len(line)):
-            outside = (at_a | at_b | at_c) >> 63  # all ones, or 0
-            line[column] = max(line[column], _key(at_z, low) & ~outside)
-            at_a += per_column[0]
-            at_b += per_column[1]
-            at_c += per_column[2]
-            at_z += z_per_column
+    step_a, step_b, step_c = per_column
+    z, z_per_column, z_per_row = plane
+    for row in range(rows.shape[0]):
+        line = rows[np.uint64(row), : np.uint64(chunk)]
+        for lane in range(chunk):
+            edge = (edge_a + lane * step_a) | (edge_b + lane * step_b) | (edge_c + lane * step_c)
+            outside = edge >> 63  # all ones, or 0
+            key = _key(z + lane * z_per_column, low)
+            line[lane] = max(line[lane], key & ~outside)
         edge_a += per_row[0]
         edge_b += per_row[1]
         edge_c += per_row[2]
         z += z_per_row
 
 
-@njit(**_KERNEL, inline="always")
+@njit(**_INLINE)
 @no_type_check
 def _draw_spans(
-    box: Int64[np.ndarray, "h w"],
+    rows: Int64[np.ndarray, "h w"],
+    width: int,
     edges: tuple[int, int, int],
     per_column: tuple[int, int, int],
     per_row: tuple[int, int, int],
-    z: float,
-    z_per_column: float,
-    z_per_row: float,
+    plane: tuple[float, float, float],
     low: int,
 ) -> None:
     """Draw a face by solving each row for its first and last pixel: for wide faces."""
-    for row in range(box.shape[0]):
-        first, last = 0.0, box.shape[1] - 1.0
+    z, z_per_column, z_per_row = plane
+    for row in range(rows.shape[0]):
+        first, last = 0.0, width - 1.0
         for side in range(3):
             edge, step = edges[side] + row * per_row[side], per_column[side]
             # Exact: a quotient that is no integer is farther from one than the rounding error.
@@ -352,13 +384,13 @@ def _draw_spans(
                 last = -1.0
         start, stop = np.int64(math.ceil(first)), np.int64(math.floor(last)) + 1
         if start < stop:
-            line = box[row, start:stop]
+            line = rows[np.uint64(row), np.uint64(start) : np.uint64(stop)]
             z_start = z + row * z_per_row + start * z_per_column
             for column in range(len(line)):
                 line[column] = max(line[column], _key(z_start + column * z_per_column, low))
 
 
-@njit(**_KERNEL, inline="always")
+@njit(**_INLINE)
 @no_type_check
 def _key(inverse_depth: float, low: int) -> int:
     """Pack 1/w, whose bits order as it does because it is positive, above the facing and face."""
@@ -368,20 +400,22 @@ def _key(inverse_depth: float, low: int) -> int:
 @njit(**_KERNEL)
 @no_type_check
 def _read_keys(
-    keys: Int64[np.ndarray, "fine fine"],
+    keys: Int64[np.ndarray, "fine padded"],
     zero_depth: float,
     depth: Float32[np.ndarray, "fine fine"],
     face_id: Int32[np.ndarray, "fine fine"],
 ) -> None:
     """Take keys apart into depth (inf where empty) and face index (-1 where empty)."""
-    for row in range(keys.shape[0]):
-        for column in range(keys.shape[1]):
-            key = keys[row, column]
-            if key == 0:
-                depth[row, column], face_id[row, column] = np.inf, -1
-            else:
-                inverse = np.int32(key >> 32).view(np.float32)
-                depth[row, column] = (
-                    np.float32(1) / inverse if zero_depth == np.inf else zero_depth - inverse
-                )
-                face_id[row, column] = np.int32(key & _FACE)
+    for row in range(depth.shape[0]):
+        line = keys[np.uint64(row)]
+        for column in range(depth.shape[1]):
+            key = line[column]
+            # An empty key is 0, and 1/0 is inf here.
+            depth[row, column] = np.float32(1) / np.int32(key >> 32).view(np.float32)
+            face_id[row, column] = np.int32(key & FACE_BITS) - np.int32(key == 0)
+    if zero_depth != np.inf:
+        for row in range(depth.shape[0]):
+            for column in range(depth.shape[1]):
+                if face_id[row, column] >= 0:
+                    inverse = np.int32(keys[row, column] >> 32).view(np.float32)
+                    depth[row, column] = zero_depth - inverse

@@ -13,7 +13,7 @@ look at.
 """
 
 import math
-from typing import Any, no_type_check
+from typing import Any, NamedTuple, no_type_check
 
 import numpy as np
 from jaxtyping import Float32, Float64, Int32, Int64, UInt8
@@ -21,11 +21,11 @@ from numba import njit
 
 from picpoint.render.look import Look
 
-_AMBIENT, _HEAD_LAMP, _SKY = 0.30, 0.45, 0.20
+AMBIENT, HEAD_LAMP, SKY = 0.30, 0.45, 0.20
 
 # These kernels allocate nothing. Without reference counts they run up to 5 times as fast: numba
 # counts every array of a named tuple, atomically, at every use of it in a loop.
-_KERNEL: dict[str, Any] = {"nogil": True, "cache": True, "_nrt": False}
+_KERNEL: dict[str, Any] = {"nogil": True, "cache": True, "_nrt": False, "error_model": "numpy"}
 # What they call is in this file, because a change in another would leave their cached code stale.
 _INLINE: dict[str, Any] = {**_KERNEL, "inline": "always"}
 
@@ -45,6 +45,40 @@ def colors_at(
     return colors
 
 
+class RowSamples(NamedTuple):
+    """Room for what is shaded of one row of a picture; see `new_row_samples`.
+
+    Attributes:
+        column: the pixels that are not empty.
+        first: first sample of each of them, and the number of samples at the end.
+        face: face that a sample shows, -1 for the background.
+        place: where the samples lie, x and y, in 1/subpixel px of the fine raster.
+        normal: unit normals, one row a coordinate.
+        color: sRGB, 0..1, one row a channel; unlit, then lit.
+    """
+
+    column: Int32[np.ndarray, " S"]
+    first: Int32[np.ndarray, " S1"]
+    face: Int32[np.ndarray, " k"]
+    place: Float64[np.ndarray, "2 k"]
+    normal: Float64[np.ndarray, "3 k"]
+    color: Float64[np.ndarray, "3 k"]
+
+
+def new_row_samples(size_px: int, supersampling: int) -> RowSamples:
+    """Allocate room for the samples of a row of pixels."""
+    # Where a pixel is empty the next one's samples are written over its own: room for one more.
+    most = (size_px + 1) * supersampling**2
+    return RowSamples(
+        column=np.empty(size_px + 1, np.int32),
+        first=np.empty(size_px + 1, np.int32),
+        face=np.empty(most, np.int32),
+        place=np.empty((2, most)),
+        normal=np.empty((3, most)),
+        color=np.empty((3, most)),
+    )
+
+
 @njit(**_KERNEL)
 @no_type_check
 def shade(
@@ -55,7 +89,8 @@ def shade(
     subpixel: int,
     rays: Float64[np.ndarray, "3 3"],
     background: Float64[np.ndarray, "3"],
-    colour: UInt8[np.ndarray, "S S 3"],
+    samples: RowSamples,
+    colour: UInt8[np.ndarray, "S S3"],
     coverage: Float32[np.ndarray, "S S"],
 ) -> None:
     """Colour the visible faces and average the fine raster down to the picture.
@@ -68,81 +103,149 @@ def shade(
         subpixel: units of `snapped` to a px of the fine raster.
         rays: maps (x, y, 1), in the units of `snapped`, to a world ray from the camera.
         background: sRGB, 0..1.
-        colour: to be filled: sRGB picture.
+        samples: room for the samples of a row.
+        colour: to be filled: sRGB picture, the pixels of a row one after another.
         coverage: to be filled: covered share of each pixel of the picture.
     """
+    fine = face_id.shape[0] // coverage.shape[0]
     empty = _to_byte(background[0]), _to_byte(background[1]), _to_byte(background[2])
-    size = colour.shape[0]
-    fine = face_id.shape[0] // size
-    for row in range(size):
-        for column in range(size):
-            covered, one_face = _count_covered(face_id, row * fine, column * fine, fine)
-            coverage[row, column] = covered / (fine * fine)
-            if covered == 0:
-                for channel in range(3):
-                    colour[row, column, channel] = empty[channel]
-                continue
+    # A row goes through in steps, so that none waits for another: the lookups for the memory, the
+    # light, which is computed for several samples at once, for square roots.
+    for row in range(coverage.shape[0]):
+        pixels = colour[row]
+        for column in range(coverage.shape[1]):
+            for channel in range(3):
+                pixels[3 * column + channel] = empty[channel]
+        # The usual rasters get code of their own, in which the compiler unrolls the loops.
+        if fine == 1:
+            count = _place_samples(face_id, row, 1, subpixel, samples, coverage[row])
+        elif fine == 2:
+            count = _place_samples(face_id, row, 2, subpixel, samples, coverage[row])
+        else:
+            count = _place_samples(face_id, row, fine, subpixel, samples, coverage[row])
+        _look_up(look, snapped, inverse_depth, background, samples, samples.first[count])
+        _light_up(rays, samples, samples.first[count])
+        _average(samples, count, pixels)
+
+
+@njit(**_INLINE)
+@no_type_check
+def _place_samples(
+    face_id: Int32[np.ndarray, "fine fine"],
+    row: int,
+    fine: int,
+    subpixel: int,
+    samples: RowSamples,
+    coverage: Float32[np.ndarray, " S"],
+) -> int:
+    """Choose where the pixels of a row are shaded; give the number of pixels that are not empty."""
+    column_of, first, face_of = samples.column, samples.first, samples.face
+    x_of, y_of = samples.place[0], samples.place[1]
+    middle = fine * subpixel // 2
+    pixels, count = 0, 0
+    for column in range(len(coverage)):
+        top, left = row * fine, column * fine
+        face = face_id[np.uint32(top), np.uint32(left)]
+        covered, one_face = 0, True
+        for i in range(fine):
+            for j in range(fine):
+                other = face_id[np.uint32(top + i), np.uint32(left + j)]
+                covered += other >= 0
+                one_face &= other == face
+        coverage[np.uint32(column)] = covered * (1 / (fine * fine))
+        column_of[np.uint32(pixels)], first[np.uint32(pixels)] = column, count
+        pixels += covered > 0
+        if one_face:
             # Samples that all show one face are replaced by their middle, which lies on it.
-            samples = 1 if one_face else fine
-            pitch = fine * subpixel // samples
-            red, green, blue = 0.0, 0.0, 0.0
-            for i in range(samples):
-                for j in range(samples):
-                    face = face_id[row * fine + i, column * fine + j]
-                    if face < 0:
-                        color = (background[0], background[1], background[2])
-                    else:
-                        x = column * fine * subpixel + j * pitch + pitch // 2
-                        y = row * fine * subpixel + i * pitch + pitch // 2
-                        color = _lit_color(look, face, snapped, inverse_depth, x, y, rays)
-                    red += color[0]
-                    green += color[1]
-                    blue += color[2]
-            share = 1 / (samples * samples)
-            colour[row, column, 0] = _to_byte(red * share)
-            colour[row, column, 1] = _to_byte(green * share)
-            colour[row, column, 2] = _to_byte(blue * share)
+            face_of[np.uint32(count)] = face
+            x_of[np.uint32(count)] = np.int32(left * subpixel + middle)
+            y_of[np.uint32(count)] = np.int32(top * subpixel + middle)
+            count += face >= 0
+            continue
+        for i in range(fine):
+            for j in range(fine):
+                face_of[np.uint32(count)] = face_id[np.uint32(top + i), np.uint32(left + j)]
+                x_of[np.uint32(count)] = np.int32((left + j) * subpixel + subpixel // 2)
+                y_of[np.uint32(count)] = np.int32((top + i) * subpixel + subpixel // 2)
+                count += 1
+    first[pixels] = count
+    return pixels
 
 
 @njit(**_INLINE)
 @no_type_check
-def _count_covered(
-    face_id: Int32[np.ndarray, "fine fine"], top: int, left: int, fine: int
-) -> tuple[int, bool]:
-    """Count a pixel's samples that show a face, and tell whether all show the same."""
-    first = face_id[top, left]
-    covered, one_face = 0, True
-    for i in range(fine):
-        for j in range(fine):
-            face = face_id[top + i, left + j]
-            covered += face >= 0
-            one_face &= face == first
-    return covered, one_face
-
-
-@njit(**_INLINE)
-@no_type_check
-def _lit_color(
+def _look_up(
     look: Look,
-    face: int,
     snapped: Int32[np.ndarray, "n 2"],
     inverse_depth: Float32[np.ndarray, " n"],
-    x: int,
-    y: int,
-    rays: Float64[np.ndarray, "3 3"],
-) -> tuple[float, float, float]:
-    """Give the colour, 0..1, that a face shows at (x, y), in the units of `snapped`."""
-    b0, b1, b2 = 1.0, 0.0, 0.0
-    if _is_interpolated(look, face):
-        b0, b1, b2 = _barycentric(look, face, snapped, inverse_depth, x, y)
-    ray = (
-        rays[0, 0] * x + rays[0, 1] * y + rays[0, 2],
-        rays[1, 0] * x + rays[1, 1] * y + rays[1, 2],
-        rays[2, 0] * x + rays[2, 1] * y + rays[2, 2],
-    )
-    lit = _light(_surface_normal(look, face, b0, b1, b2), ray)
-    color = _surface_color(look, face, b0, b1, b2)
-    return lit * color[0], lit * color[1], lit * color[2]
+    background: Float64[np.ndarray, "3"],
+    samples: RowSamples,
+    count: int,
+) -> None:
+    """Fill in the normals and unlit colours of the samples."""
+    face_of, x_of, y_of = samples.face, samples.place[0], samples.place[1]
+    normal_x, normal_y, normal_z = samples.normal[0], samples.normal[1], samples.normal[2]
+    red, green, blue = samples.color[0], samples.color[1], samples.color[2]
+    is_smooth = (look.corner_normals.shape[0] > 0) | (look.vertex_colors.shape[0] > 0)
+    is_textured = look.textures.shape[0] > 0
+    for sample in range(count):
+        face = face_of[sample]
+        if face < 0:
+            normal_x[sample], normal_y[sample], normal_z[sample] = 0.0, 0.0, 0.0
+            red[sample], green[sample], blue[sample] = background[0], background[1], background[2]
+            continue
+        face = np.uint32(face)
+        b0, b1, b2 = 1.0, 0.0, 0.0
+        if is_smooth or (is_textured and look.face_texture[face] >= 0):
+            x, y = np.int64(x_of[sample]), np.int64(y_of[sample])
+            b0, b1, b2 = _barycentric(look, face, snapped, inverse_depth, x, y)
+        x, y, z = _surface_normal(look, face, b0, b1, b2)
+        normal_x[sample], normal_y[sample], normal_z[sample] = x, y, z
+        r, g, b = _surface_color(look, face, b0, b1, b2)
+        red[sample], green[sample], blue[sample] = r, g, b
+
+
+@njit(**_INLINE)
+@no_type_check
+def _light_up(rays: Float64[np.ndarray, "3 3"], samples: RowSamples, count: int) -> None:
+    """Multiply the colours of the samples by their light; the background's is 1."""
+    face_of, x_of, y_of = samples.face[:count], samples.place[0], samples.place[1]
+    normal_x, normal_y, normal_z = samples.normal[0], samples.normal[1], samples.normal[2]
+    red, green, blue = samples.color[0], samples.color[1], samples.color[2]
+    # Out of the loop, where the compiler cannot tell that writing colours leaves them alone.
+    x0, x1, x2 = rays[0, 0], rays[0, 1], rays[0, 2]
+    y0, y1, y2 = rays[1, 0], rays[1, 1], rays[1, 2]
+    z0, z1, z2 = rays[2, 0], rays[2, 1], rays[2, 2]
+    for sample in range(len(face_of)):
+        x, y = x_of[sample], y_of[sample]
+        ray = x0 * x + x1 * y + x2, y0 * x + y1 * y + y2, z0 * x + z1 * y + z2
+        light = _light((normal_x[sample], normal_y[sample], normal_z[sample]), ray)
+        light = light if face_of[sample] >= 0 else 1.0
+        red[sample] *= light
+        green[sample] *= light
+        blue[sample] *= light
+
+
+@njit(**_INLINE)
+@no_type_check
+def _average(samples: RowSamples, count: int, pixels: UInt8[np.ndarray, " S3"]) -> None:
+    """Write the mean colour of the samples of each pixel that is not empty."""
+    column_of, first = samples.column, samples.first
+    red_of, green_of, blue_of = samples.color[0], samples.color[1], samples.color[2]
+    for pixel in range(count):
+        begin, end = np.uint32(first[pixel]), np.uint32(first[pixel + 1])
+        red, green, blue = red_of[begin], green_of[begin], blue_of[begin]
+        if end - begin > 1:
+            for sample in range(begin + 1, end):
+                red += red_of[np.uint32(sample)]
+                green += green_of[np.uint32(sample)]
+                blue += blue_of[np.uint32(sample)]
+            share = 1 / (end - begin)
+            red, green, blue = red * share, green * share, blue * share
+        at = np.uint32(3 * column_of[pixel])
+        pixels[at] = _to_byte(red)
+        pixels[at + np.uint32(1)] = _to_byte(green)
+        pixels[at + np.uint32(2)] = _to_byte(blue)
 
 
 @njit(**_INLINE)
@@ -178,14 +281,6 @@ def _to_byte(value: float) -> int:
 
 @njit(**_INLINE)
 @no_type_check
-def _is_interpolated(look: Look, face: int) -> bool:
-    """Tell whether normal or colour differ between the points of a face."""
-    smooth = (look.corner_normals.shape[0] > 0) | (look.vertex_colors.shape[0] > 0)
-    return smooth | (look.face_texture[face] >= 0)
-
-
-@njit(**_INLINE)
-@no_type_check
 def _surface_normal(
     look: Look, face: int, b0: float, b1: float, b2: float
 ) -> tuple[float, float, float]:
@@ -211,7 +306,10 @@ def _surface_color(
 ) -> tuple[float, float, float]:
     """Give the unlit sRGB colour, 0..1, at a point of a face."""
     face = np.uint32(face)
-    material = np.uint32(look.face_material[face])
+    # One material and no texture are usual: less to fetch from memory.
+    material = np.uint32(0)
+    if look.diffuse.shape[0] > 1:
+        material = np.uint32(look.face_material[face])
     red = np.float64(look.diffuse[material, 0])
     green = np.float64(look.diffuse[material, 1])
     blue = np.float64(look.diffuse[material, 2])
@@ -221,7 +319,9 @@ def _surface_color(
         red *= (b0 * colors[a, 0] + b1 * colors[b, 0] + b2 * colors[c, 0]) / 255
         green *= (b0 * colors[a, 1] + b1 * colors[b, 1] + b2 * colors[c, 1]) / 255
         blue *= (b0 * colors[a, 2] + b1 * colors[b, 2] + b2 * colors[c, 2]) / 255
-    texture = look.face_texture[face]
+    texture = -1
+    if look.textures.shape[0] > 0:
+        texture = look.face_texture[face]
     if texture >= 0:
         uv = look.uv
         u = b0 * uv[face, 0, 0] + b1 * uv[face, 1, 0] + b2 * uv[face, 2, 0]
@@ -282,7 +382,7 @@ def _light(normal: tuple[float, float, float], ray: tuple[float, float, float]) 
     along = normal[0] * ray[0] + normal[1] * ray[1] + normal[2] * ray[2]
     head = abs(along) / math.sqrt(ray[0] * ray[0] + ray[1] * ray[1] + ray[2] * ray[2])
     towards_sky = normal[1] if along < 0 else -normal[1]
-    return _AMBIENT + _HEAD_LAMP * head + _SKY * 0.5 * (1 + towards_sky)
+    return AMBIENT + HEAD_LAMP * head + SKY * 0.5 * (1 + towards_sky)
 
 
 @njit(**_KERNEL)

@@ -9,7 +9,7 @@ from embreex.rtcore_scene import EmbreeScene
 from picpoint.geometry.cameras import look_at_origin, orthographic, perspective
 from picpoint.geometry.clouds import sample_surface
 from picpoint.geometry.rigs import RigConfig, build_cameras
-from picpoint.geometry.visibility import pack_visibility, visible_points
+from picpoint.geometry.visibility import exactly_visible_points, pack_visibility, visible_points
 from picpoint.render.meshes import Material, Mesh
 from picpoint.render.rasterizer import RasterizerConfig, render
 
@@ -70,6 +70,31 @@ def test_visibility_of_stored_points_agrees_with_exact_rays(sections: int, proje
     assert 0.1 < truth.mean() < 0.4
     f1 = 2 * (seen & truth).sum() / (seen.sum() + truth.sum())
     assert f1 > 0.95
+
+
+@pytest.mark.parametrize("sections", [24, 96])
+def test_the_exact_rule_is_exact(sections: int):
+    mesh, cameras = tangle(sections), build_cameras(RigConfig())
+    sample = sample_surface(mesh.vertices, mesh.faces, 8192, seed=1)
+    truth = exactly_visible(sample.points.astype(float), mesh, cameras)
+    matrices = (cameras.view_matrices, cameras.projection_matrices)
+    given = (mesh.vertices, mesh.faces)
+    seen = exactly_visible_points(sample.points, sample.face_index, *matrices, 224, *given)
+    f1 = 2 * (seen & truth).sum() / (seen.sum() + truth.sum())
+    assert f1 > 0.9999
+    # The grid sorts the points, and no more.
+    coarse = exactly_visible_points(sample.points, sample.face_index, *matrices, 17, *given)
+    np.testing.assert_array_equal(seen, coarse)
+
+
+def test_by_the_exact_rule_only_other_faces_hide_a_point(plane):
+    del plane["face_id"]
+    points = np.array([[0, 0, 0], [0.3, 0.4, -0.01], [0.3, 0.4, 0.01], [0, 0, 3], [3, 0, 0]])
+    own = np.zeros(5, np.int64)
+    seen = exactly_visible_points(points.astype(np.float32), own, **plane)
+    np.testing.assert_array_equal(seen, [[True, True, True, False, False]])
+    of_another = exactly_visible_points(points.astype(np.float32), own + 1, **plane)
+    np.testing.assert_array_equal(of_another, [[True, False, True, False, False]])
 
 
 @pytest.fixture

@@ -134,6 +134,13 @@ def test_a_rig_among_others_is_captured_as_it_is_alone(letter_f):
     assert [whole.pictures[view] for view in range(6, 10)] == list(alone.pictures.values())
 
 
+def test_the_rule_of_visibility_is_the_config_s(letter_f, sample):
+    exact = capture(letter_f, "letters/f", "letter", replace(CONFIG, visibility="exact"))
+    assert content(replace(exact, visibility=sample.visibility)) == content(sample)
+    plane_bits, exact_bits = (np.unpackbits(s.visibility).astype(bool) for s in (sample, exact))
+    assert 0.95 < 2 * (plane_bits & exact_bits).sum() / (plane_bits.sum() + exact_bits.sum()) < 1
+
+
 def test_smooth_normals_and_textures_reach_the_cloud(letter_f):
     texture = np.zeros((4, 4, 3), np.uint8)
     texture[:2], texture[2:] = (250, 0, 0), (0, 0, 250)  # Red above blue.
