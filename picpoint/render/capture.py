@@ -7,6 +7,7 @@ their order and visibility are found.
 
 import hashlib
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Float16, UInt8
@@ -16,7 +17,7 @@ from picpoint.geometry.clouds import SurfaceSample, fit_unit_sphere, sample_surf
 from picpoint.geometry.visibility import pack_visibility, visible_points
 from picpoint.ops.farthest import farthest_order
 from picpoint.render.look import Look, build_look
-from picpoint.render.meshes import Mesh, MeshError
+from picpoint.render.meshes import Mesh, MeshError, in_grey
 from picpoint.render.rasterizer import RasterizerConfig, check_raster, draw, px_per_unit
 from picpoint.render.shading import colors_at
 from shards.codec import encode_picture
@@ -31,6 +32,9 @@ class CaptureConfig:
         num_points: points of the stored cloud.
         jpeg_quality: 1..100.
         seed: of the surface sampling, together with the source id; at least 0.
+        surface: what pictures show of it: its `own` colours and textures, or all of it `grey`, so
+            that they tell of form and light alone. Paper: unspecified; here `own`. Points keep
+            their own colours either way.
         rasterizer: how pictures are drawn.
         rig: from where.
     """
@@ -38,6 +42,7 @@ class CaptureConfig:
     num_points: int = 8192
     jpeg_quality: int = 94
     seed: int = 0
+    surface: Literal["own", "grey"] = "own"
     rasterizer: RasterizerConfig = field(default_factory=RasterizerConfig)
     rig: RigConfig = field(default_factory=RigConfig)
 
@@ -79,7 +84,10 @@ def capture(mesh: Mesh, source_id: str, label: str, config: CaptureConfig) -> Sa
         surface.points[order], surface.face_index[order], surface.barycentric[order]
     )
     look = build_look(world, px_per_unit(cameras))
-    pictures, visibility = _photograph(world, look, points, cameras, config)
+    shown = look
+    if config.surface == "grey":
+        shown = build_look(in_grey(world), px_per_unit(cameras))
+    pictures, visibility = _photograph(world, shown, points, cameras, config)
     sample = Sample(
         points=points,
         normals=_normals_at(world, look, surface),
