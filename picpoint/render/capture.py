@@ -7,6 +7,7 @@ points are rounded to float16 before their order and visibility are found (but `
 
 import hashlib
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Float16, UInt8
@@ -22,7 +23,7 @@ from picpoint.geometry.visibility import (
 )
 from picpoint.ops.farthest import farthest_order
 from picpoint.render.look import Look, build_look
-from picpoint.render.meshes import Mesh, MeshError
+from picpoint.render.meshes import Mesh, MeshError, in_grey
 from picpoint.render.rasterizer import RasterizerConfig, check_raster, px_per_unit
 from picpoint.render.renderer import RendererName, build_renderer
 from picpoint.render.shading import colors_at
@@ -38,6 +39,9 @@ class CaptureConfig:
         num_points: points of the stored cloud.
         jpeg_quality: 1..100.
         seed: of the surface sampling, together with the source id; at least 0.
+        surface: what pictures show of it: its `own` colours and textures, or all of it `grey`, so
+            that they tell of form and light alone. Paper: unspecified; here `own`. Points keep
+            their own colours either way.
         renderer: what draws: `auto` is Kaolin, else CUDA, else the CPU, whichever this machine has
             (`resolve_renderer` says which). Renderers agree up to rounding, so a set whose bytes
             shall not depend on the machine names one. `nvdiffrast` must be named: its licence
@@ -51,6 +55,7 @@ class CaptureConfig:
     num_points: int = 8192
     jpeg_quality: int = 94
     seed: int = 0
+    surface: Literal["own", "grey"] = "own"
     renderer: RendererName = "auto"
     rasterizer: RasterizerConfig = field(default_factory=RasterizerConfig)
     visibility: VisibilityRule = "plane"
@@ -110,7 +115,10 @@ def capture(mesh: Mesh, source_id: str, label: str, config: CaptureConfig) -> Sa
         surface.points[order], surface.face_index[order], surface.barycentric[order]
     )
     look = build_look(world, px_per_unit(cameras))
-    pictures, visibility = _photograph(world, look, points, surface, cameras, config)
+    shown = look
+    if config.surface == "grey":
+        shown = build_look(in_grey(world), px_per_unit(cameras))
+    pictures, visibility = _photograph(world, shown, points, surface, cameras, config)
     sample = Sample(
         points=points,
         normals=_normals_at(world, look, surface),

@@ -14,6 +14,8 @@ _MIN_HEIGHT = 2e-7
 _MAX_WRONG_NORMALS = 0.1
 # A corner normal this far from its face's plane, as a cosine, is believed.
 _MIN_AGREEMENT = 0.1
+# Apart from the white of the background when it is fully lit, and far from black when it is not.
+_GREY = (0.8, 0.8, 0.8)
 
 # A rotation in a catalogue is rounded; beyond this it would stretch the shape visibly.
 _MAX_SKEW = 1e-2
@@ -71,6 +73,16 @@ class MeshError(ValueError):
 
     def __str__(self) -> str:
         return ": ".join(self.args)
+
+
+def in_grey(mesh: Mesh) -> Mesh:
+    """Give the same surface in one light grey, without textures and colours."""
+    return replace(
+        mesh,
+        materials=(Material(_GREY),),
+        face_material=np.zeros_like(mesh.face_material),
+        vertex_colors=None,
+    )
 
 
 def mend(mesh: Mesh) -> Mesh:

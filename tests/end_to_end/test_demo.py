@@ -39,10 +39,10 @@ SMALL = [
 
 @pytest.fixture(scope="module")
 def meshes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Six chairs and six lamps in folders of their class, and one broken file."""
+    """Six seats and six lamps in folders of their class, and one broken file."""
     folder = tmp_path_factory.mktemp("meshes")
     with zipfile.ZipFile(DEMO_SHAPES) as pack:
-        for label in ("chair", "lamp"):
+        for label in ("seat", "lamp"):
             (folder / label).mkdir()
             shapes = [shape for shape in list_shapes(DEMO_SHAPES) if shape.label == label]
             for number, shape in enumerate(shapes[:6]):
@@ -93,7 +93,7 @@ def test_the_page_shows_the_figures(demo: Path) -> None:
     page = (demo / "report.html").read_text()
     mean = json.loads((demo / "results.json").read_text())["mean"]
     assert f"{100 * mean['retrieval_picture_to_shape']['pretrained']:.1f}" in page
-    assert "chair, view" in page
+    assert "seat, view" in page
 
 
 def test_every_run_has_its_settings_beside_it(demo: Path) -> None:

@@ -167,6 +167,29 @@ def test_smooth_normals_and_textures_reach_the_cloud(letter_f):
     assert (bottom[:, 2] - bottom[:, 0]).max() > 50 > (bottom[:, 0] - bottom[:, 2]).max()
 
 
+def test_a_grey_surface_shows_form_alone_and_leaves_the_cloud_as_it_is(letter_f, sample):
+    texture = np.random.default_rng(0).integers(0, 256, (8, 8, 3), np.uint8)
+    blue, number = Material((0.0, 0.0, 1.0)), len(letter_f.materials)
+    dyed = {
+        "textured": replace(letter_f, materials=(Material((1.0, 1.0, 1.0), texture),) * number),
+        "coloured": replace(
+            letter_f, vertex_colors=texture.reshape(-1, 3)[: len(letter_f.vertices)]
+        ),
+        "plain": replace(letter_f, materials=(blue,) * number),
+    }
+    grey = replace(CONFIG, surface="grey")
+    pictures = capture(letter_f, "letters/f", "letter", grey).pictures
+    for look, mesh in dyed.items():
+        assert capture(mesh, "letters/f", "letter", grey).pictures == pictures, look
+    captured = capture(letter_f, "letters/f", "letter", grey)
+    assert content(replace(captured, pictures=sample.pictures)) == content(sample)
+    for view in range(20):
+        channels = decode_picture(pictures[view]).astype(int)
+        assert np.ptp(channels, axis=2).max() == 0
+        shades = np.unique(channels)
+        assert shades[0] < 200 < shades[-1] == 255, "neither black nor lost in the background"
+
+
 def test_a_mesh_without_a_surface_is_refused_with_a_reason(letter_f):
     with pytest.raises(MeshError, match=r"^degenerate: "):
         capture(replace(letter_f, vertices=0 * letter_f.vertices), "flat", "", CONFIG)
