@@ -311,6 +311,8 @@ def _fill_keys(
         z = za + edge_b * per_b + edge_c * per_c
         z_per_column = per_column[1] * per_b + per_column[2] * per_c
         z_per_row = per_row[1] * per_b + per_row[2] * per_c
+        # Both ways add row and column to it in the same order, and so does the CUDA renderer: faces
+        # that lie in one another tie to the last bit.
         plane = z, z_per_column, z_per_row
         rows = keys[np.uint64(top) : np.uint64(bottom + 1), np.uint64(left) :]
         width = right - left + 1
@@ -340,22 +342,22 @@ def _draw_box(
 ) -> None:
     """Draw a face by testing a whole chunk of each row, without branches: for narrow faces.
 
-    What the chunk reaches beyond the box is outside the face, and stays as it is.
+    What the chunk reaches beyond the box is outside the face, or no pixel of the raster.
     """
     edge_a, edge_b, edge_c = edges
     step_a, step_b, step_c = per_column
     z, z_per_column, z_per_row = plane
     for row in range(rows.shape[0]):
         line = rows[np.uint64(row), : np.uint64(chunk)]
+        z_of_row = z + row * z_per_row
         for lane in range(chunk):
             edge = (edge_a + lane * step_a) | (edge_b + lane * step_b) | (edge_c + lane * step_c)
             outside = edge >> 63  # all ones, or 0
-            key = _key(z + lane * z_per_column, low)
+            key = _key(z_of_row + lane * z_per_column, low)
             line[lane] = max(line[lane], key & ~outside)
         edge_a += per_row[0]
         edge_b += per_row[1]
         edge_c += per_row[2]
-        z += z_per_row
 
 
 @njit(**_INLINE)
@@ -385,9 +387,10 @@ def _draw_spans(
         start, stop = np.int64(math.ceil(first)), np.int64(math.floor(last)) + 1
         if start < stop:
             line = rows[np.uint64(row), np.uint64(start) : np.uint64(stop)]
-            z_start = z + row * z_per_row + start * z_per_column
+            z_of_row = z + row * z_per_row
             for column in range(len(line)):
-                line[column] = max(line[column], _key(z_start + column * z_per_column, low))
+                key = _key(z_of_row + (start + column) * z_per_column, low)
+                line[column] = max(line[column], key)
 
 
 @njit(**_INLINE)

@@ -1,6 +1,6 @@
 """What all renderers draw in the tests: meshes that differ in kind, small pictures, few views."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import trimesh
@@ -9,7 +9,7 @@ from picpoint.geometry.cameras import Cameras
 from picpoint.geometry.rigs import RigConfig, build_cameras
 from picpoint.render.meshes import Material, Mesh
 from picpoint.render.normals import crease_normals
-from picpoint.render.rasterizer import RasterizerConfig
+from picpoint.render.rasterizer import SUBPIXEL, RasterizerConfig
 
 CONFIG = RasterizerConfig(supersampling=2, background=(1.0, 0.9, 0.8))
 
@@ -34,6 +34,30 @@ def meshes() -> dict[str, Mesh]:
         "huge": replace(stairs, vertices=stairs.vertices * np.float32(1.7)),
         "two planes": _two_planes(),
     }
+
+
+@dataclass(frozen=True)
+class Centred:
+    """Faces between pixel centres: edges run through centres, and pairs of faces share them."""
+
+    faces: np.ndarray
+    snapped: np.ndarray
+    inverse_depth: np.ndarray
+    side_px: int = 12
+
+
+def centred() -> Centred:
+    """Triangles on a 12 x 12 raster, each twice with opposite winding, in one plane and tilted."""
+    generator = np.random.default_rng(6)
+    snapped = generator.integers(-2, 14, (14, 2)) * SUBPIXEL + SUBPIXEL // 2
+    faces = np.array([generator.permutation(14)[:3] for _ in range(40)])
+    return Centred(
+        faces=np.concatenate([faces, faces[:, ::-1]]).astype(np.int32),
+        snapped=snapped.astype(np.int32),
+        inverse_depth=np.where(np.arange(14) < 7, 0.25, generator.uniform(0.2, 0.3, 14)).astype(
+            np.float32
+        ),
+    )
 
 
 def cube() -> Mesh:

@@ -5,6 +5,7 @@ import sys
 
 import agreement
 import numpy as np
+import torch
 
 from picpoint.render import cuda_renderer
 from picpoint.render.renderer import build_renderer
@@ -21,4 +22,12 @@ if __name__ == "__main__":
         rendering = renderer.render(mesh, cameras)
         for field in ("colour", "coverage", "depth", "face_id"):
             drawn[f"{name} {field}"] = getattr(rendering, field)
+    raster = agreement.centred()
+    keys = cuda_renderer._fill_keys(
+        torch.from_numpy(raster.faces),
+        torch.from_numpy(raster.snapped[None]),
+        torch.from_numpy(raster.inverse_depth[None]),
+        raster.side_px,
+    )
+    drawn["keys"] = keys[0].numpy()
     np.savez(sys.argv[1], **drawn)

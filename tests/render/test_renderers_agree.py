@@ -56,19 +56,25 @@ def draw_by_kaolin(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPat
 
 
 @pytest.fixture(scope="module")
-def simulated(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Rendering]:
-    """What the CUDA renderer gives in the simulator."""
+def simulated_arrays(tmp_path_factory: pytest.TempPathFactory) -> dict[str, np.ndarray]:
+    """What the CUDA renderer gives in the simulator, as simulated_cuda.py writes it."""
     file = tmp_path_factory.mktemp("cuda") / "drawn.npz"
     paths = os.pathsep.join([str(ROOT), str(Path(__file__).parent)])
     environment = {**os.environ, "NUMBA_ENABLE_CUDASIM": "1", "PYTHONPATH": paths}
     script = Path(__file__).with_name("simulated_cuda.py")
     subprocess.run([sys.executable, script, file], env=environment, check=True)
     with np.load(file) as drawn:
-        fields = ("colour", "coverage", "depth", "face_id")
-        return {
-            name: Rendering(**{field: drawn[f"{name} {field}"] for field in fields})
-            for name in MESHES
-        }
+        return dict(drawn)
+
+
+@pytest.fixture(scope="module")
+def simulated(simulated_arrays: dict[str, np.ndarray]) -> dict[str, Rendering]:
+    """The renderings of the simulator by kind of mesh."""
+    fields = ("colour", "coverage", "depth", "face_id")
+    return {
+        name: Rendering(**{field: simulated_arrays[f"{name} {field}"] for field in fields})
+        for name in MESHES
+    }
 
 
 def check_agreement(
@@ -156,6 +162,16 @@ def test_simulated_cuda_gives_the_cpu_s_faces_and_depths_bit_for_bit(
 ) -> None:
     cameras = agreement.some_views([2, 13], 32)
     check_agreement(MESHES[kind], cameras, simulated[kind], faces=1.0, depths=0.0)
+
+
+def test_simulated_cuda_shares_edges_and_ties_as_the_cpu_does(
+    simulated_arrays: dict[str, np.ndarray],
+) -> None:
+    raster = agreement.centred()
+    keys = np.empty((raster.side_px, raster.side_px + 8), np.int64)
+    rasterizer._fill_keys(raster.faces, raster.snapped, raster.inverse_depth, keys)
+    assert len(np.unique(keys[:, : raster.side_px])) > 10
+    np.testing.assert_array_equal(simulated_arrays["keys"], keys[:, : raster.side_px])
 
 
 @pytest.mark.gpu
