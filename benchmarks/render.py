@@ -22,6 +22,7 @@ os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = "1"
 import numpy as np
 from jaxtyping import Int32
 
+from benchmarks.readers import measure_obj
 from benchmarks.record import Json, write_record
 from benchmarks.render_peers import PeerViews, find_peers
 from picpoint.geometry.rigs import RigConfig, build_cameras
@@ -41,6 +42,7 @@ def main() -> None:
     quick = parser.parse_args().quick
     results = measure(repeats=3 if quick else 9)
     print_table(results)
+    results |= measure_obj(repeats=3 if quick else 9)
     if not quick:
         print("wrote", write_record("render", results, _PACKAGES))
     print(json.dumps(results))

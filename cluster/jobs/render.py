@@ -5,6 +5,7 @@ kept, the others are made, and the set is the one that an undisturbed run would 
 of these jobs may work on one set at once.
 """
 
+import dataclasses
 import hashlib
 import random
 import time
@@ -22,6 +23,7 @@ from picpoint.geometry.rigs import build_cameras
 from picpoint.render.capture import CaptureConfig
 from picpoint.render.limited import CaptureLimits, LimitedCapture
 from picpoint.render.meshes import MeshError
+from picpoint.render.renderer import resolve_renderer
 from picpoint.render.shard_task import FinishedShard, ShardTask, finish_shard, plan_shards
 from picpoint.render.sources import SourceShape, list_shapes
 from shards.codec import encode_sample
@@ -60,6 +62,15 @@ class RenderJob:
             raise ValueError(f"shapes_per_shard={self.shapes_per_shard}: must be at least 1")
         if not self.source.strip() or not self.out.strip():
             raise ValueError(f"source={self.source!r}, out={self.out!r}: name both")
+        if (
+            self.capture.renderer == "auto"
+            and self.fleet.name == "ray"
+            and self.fleet.gpus_per_worker
+        ):
+            raise ValueError(
+                "capture.renderer=auto: this machine cannot tell what the cluster's workers have; "
+                "name kaolin, cuda or nvdiffrast, or set fleet.gpus_per_worker=0"
+            )
 
 
 @dataclass(slots=True)
@@ -105,13 +116,14 @@ class _Tally:
 
 def describe(job: RenderJob) -> list[str]:
     """Say what would be read and written, and what it would take, by trying some of the meshes."""
+    job = _with_known_renderer(job)
     shapes = list_shapes(_source_path(job))
     num_shards = len(_plan(job, shapes))
     labels = sorted({shape.label for shape in shapes} - {""})
     return [
         f"read   {len(shapes)} meshes in {len(labels)} classes from {_source_path(job)}",
         f"render {', '.join(job.capture.rig.names)} at {job.capture.rig.size_px} px, "
-        f"{job.capture.num_points} points, with {job.fleet.num_workers} workers ({job.fleet.name})",
+        f"{job.capture.num_points} points, by {job.capture.renderer}, with {job.fleet.num_workers} workers ({job.fleet.name})",
         f"write  {num_shards} shards of up to {job.shapes_per_shard} shapes to {job.out}",
         _estimate(job, shapes),
     ]
@@ -124,10 +136,12 @@ def run(job: RenderJob) -> Manifest:
 
     Raises:
         SourceError: the source is missing or holds no mesh.
+        RendererMissingError: the renderer cannot draw on this machine.
         RunExistsError: the output holds another shard set.
         StoreError: the output cannot be written.
         MeshError: not one of the meshes can be rendered.
     """
+    job = _with_known_renderer(job)
     shapes = list_shapes(_source_path(job))
     stage = keep_or_start(job.out, "render", job, _fingerprint(shapes), moot=("out", "fleet"))
     if stage.kept and (manifest := _whole_manifest(job.out)) is not None:
@@ -157,6 +171,16 @@ def run(job: RenderJob) -> Manifest:
     print(f"{tally}; workers idle at the end {tally.straggling_s:.1f} s", flush=True)
     print(f"rejected: {counts or 'none'}", flush=True)
     return load_manifest(job.out)
+
+
+def _with_known_renderer(job: RenderJob) -> RenderJob:
+    """Say once for the whole set what draws, so that the record tells it and a resume keeps to it."""
+    name = job.capture.renderer
+    if job.fleet.name == "ray":
+        known = "cpu" if name == "auto" else name
+    else:
+        known = resolve_renderer(name)
+    return dataclasses.replace(job, capture=dataclasses.replace(job.capture, renderer=known))
 
 
 def _plan(job: RenderJob, shapes: Sequence[SourceShape]) -> tuple[ShardTask, ...]:

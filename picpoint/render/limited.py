@@ -174,9 +174,9 @@ class _Child:
     def __init__(self, config: CaptureConfig, limits: CaptureLimits) -> None:
         self.limits = limits
         self.last_words = tempfile.TemporaryFile()  # noqa: SIM115  (closed by `stop`)
-        # Its own group, so that Ctrl-C reaches the parent alone.
+        # A group of its own, so that Ctrl-C reaches the parent alone. -P: the path is the parent's.
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "picpoint.render.limited", str(os.getpid())],
+            [sys.executable, "-P", "-m", "picpoint.render.limited", str(os.getpid())],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self.last_words,

@@ -16,8 +16,8 @@ import numpy as np
 from jaxtyping import Float64, Int32, Int64, UInt8
 from numba import njit
 
+# What they call is in this file: a change in another would leave their cached code stale.
 _KERNEL: dict[str, Any] = {"nogil": True, "cache": True, "_nrt": False}
-# What they call is in this file, because a change in another would leave their cached code stale.
 
 # What `count_obj` counts, and its place in the counts.
 POSITIONS, TEXTURES, NORMALS, FACES, CORNERS, NAMES, WORDS = range(7)

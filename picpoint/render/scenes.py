@@ -90,10 +90,10 @@ def load_parts(
             scene = load_gltf(file, resolver=_Named(companions))
             return list(_gltf_parts(scene, with_texture, max_faces))
         case ".ply":
-            _check_ply(content, max_faces)
+            _check_ply(content)
             return [_plain_part(loaded) for loaded in _meshes(load_ply(io.BytesIO(content)))]
         case _:
-            _check_stl(content, max_faces)
+            _check_stl(content)
             return [_plain_part(loaded) for loaded in _meshes(load_stl(io.BytesIO(content)))]
 
 
@@ -111,12 +111,11 @@ class _Named(dict[str, bytes]):
         return found
 
 
-def _check_stl(content: bytes, max_faces: int) -> None:
+def _check_stl(content: bytes) -> None:
     """See that an STL file holds what it says, binary or text."""
     count = int.from_bytes(content[80:84], "little")
     is_binary = len(content) == _STL_HEADER_BYTES + count * _STL_FACE_BYTES
     if not is_binary and content.lstrip()[:5].lower() == b"solid" and b"facet" in content[:2048]:
-        count = content.count(b"endfacet")
         if b"endsolid" not in content[content.rfind(b"endfacet") :]:
             raise ValueError("ends before its 'endsolid'")
     elif not is_binary:
@@ -124,19 +123,15 @@ def _check_stl(content: bytes, max_faces: int) -> None:
             f"{len(content)} bytes, but its header says {count} triangles, which take "
             f"{_STL_HEADER_BYTES + count * _STL_FACE_BYTES}"
         )
-    if count > max_faces:
-        raise MeshError("too_large", f"{count} faces > {max_faces}")
 
 
-def _check_ply(content: bytes, max_faces: int) -> None:
+def _check_ply(content: bytes) -> None:
     """See that a PLY file can be as long as it says, before arrays are made for it."""
     header = content[: content.find(b"end_header")]
     for name, digits in _PLY_ELEMENT.findall(header):
         count = int(digits)
         if count > len(content):
             raise ValueError(f"{len(content)} bytes cannot hold {count} of {name.decode()}")
-        if count > 3 * max_faces or (name == b"face" and count > max_faces):
-            raise MeshError("too_large", f"{count} of {name.decode()}, for at most {max_faces}")
 
 
 def _meshes(loaded: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:

@@ -24,7 +24,7 @@ from picpoint.render.readers import (
     read_mesh_file,
 )
 from shards.errors import NotFoundInStoreError, StoreError
-from shards.store import Store, open_store
+from shards.store import REMOTE_SCHEMES, Store, open_store
 
 CATALOGUE = "catalogue.csv"
 FURNITURE_SUFFIX = ".sh3f"
@@ -131,7 +131,11 @@ def list_shapes(source: str | Path) -> tuple[SourceShape, ...]:
 
 def _found_shapes(source: Path) -> Iterator[SourceShape]:
     if source.is_file() and source.suffix.lower() in LIST_SUFFIXES:
-        for row in _parsed_list(read_bytes(source, DEFAULT_LIMITS), source, source.name):
+        try:
+            content = source.read_bytes()
+        except OSError as error:
+            raise SourceError(f"{source}: {error.strerror}; let this user read it") from error
+        for row in _parsed_list(content, source, source.name):
             yield _listed_shape(*row, source)
         return
     if source.suffix.lower() == FURNITURE_SUFFIX and source.is_file():
@@ -157,8 +161,14 @@ def _named_shape(named: NamedFile, source: Path) -> SourceShape:
 
 def _listed_shape(source_id: str, label: str, file: str, table: Path) -> SourceShape:
     """Find the file of one row of a list."""
-    if "://" in file and not file.startswith("file://"):
+    scheme, separator, _ = file.partition("://")
+    if separator and scheme != "file":
         folder, _, name = file.rpartition("/")
+        if scheme not in REMOTE_SCHEMES or not name:
+            raise SourceError(
+                f"{table}: {file!r} names no file in a store; give a path, file://, "
+                + ", ".join(f"{known}://" for known in REMOTE_SCHEMES)
+            )
         return SourceShape(source_id, label, folder, name)
     path, folder = table.parent / file.removeprefix("file://"), table.parent
     if not path.is_file():

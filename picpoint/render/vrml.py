@@ -115,8 +115,8 @@ def parse_vrml(content: bytes, max_faces: int) -> Part:
 
     Args:
         content: the whole file.
-        max_faces: a file with more than three times as many vertices or corners of faces, as USE
-            repeats them, is refused before they are joined.
+        max_faces: a file with more than four times as many vertices or indices (a triangle has
+            four), as USE repeats them, is refused before they are joined.
 
     Raises:
         ValueError: it is no VRML 2.0 file, or it is broken.

@@ -463,6 +463,12 @@ def test_a_list_that_names_a_missing_file_says_so(tmp_path, suffix):
         list_shapes(table)
 
 
+@pytest.mark.parametrize("file", ["https://example.org/a.obj", "s3://bucket/", "ftp://x/a.obj"])
+def test_a_list_that_names_no_file_in_a_store_says_so(tmp_path, file):
+    with pytest.raises(SourceError, match="names no file in a store; give a path, file://, s3://"):
+        list_shapes(list_of(tmp_path, [("1", "x", file)], ".csv"))
+
+
 def test_a_damaged_list_is_an_error(tmp_path):
     table = list_of(tmp_path, [("1", "x", "gone.off")], ".parquet")
     content = table.read_bytes()

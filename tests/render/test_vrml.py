@@ -140,7 +140,7 @@ def test_use_within_use_cannot_grow_beyond_the_limits(monkeypatch):
     text = f"DEF N0 Shape {{ {SQUARE} }}\n" + "".join(
         f"DEF N{n} Group {{ children [ USE N{n - 1} USE N{n - 1} ] }}\n" for n in range(1, 31)
     )
-    assert refusal(text, max_faces=5000).reason == "too_large"
+    assert refusal(text, max_faces=500).reason == "too_large"
     monkeypatch.setattr(vrml, "_MAX_PLACED_NODES", 2000)
     empty = text.replace(SQUARE, "")
     assert refusal(empty).reason == "too_large"
