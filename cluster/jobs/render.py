@@ -123,7 +123,8 @@ def describe(job: RenderJob) -> list[str]:
     return [
         f"read   {len(shapes)} meshes in {len(labels)} classes from {_source_path(job)}",
         f"render {', '.join(job.capture.rig.names)} at {job.capture.rig.size_px} px, "
-        f"{job.capture.num_points} points, by {job.capture.renderer}, with {job.fleet.num_workers} workers ({job.fleet.name})",
+        f"{job.capture.num_points} points, by {job.capture.renderer}, "
+        f"with {job.fleet.num_workers} workers ({job.fleet.name})",
         f"write  {num_shards} shards of up to {job.shapes_per_shard} shapes to {job.out}",
         _estimate(job, shapes),
     ]
@@ -174,7 +175,7 @@ def run(job: RenderJob) -> Manifest:
 
 
 def _with_known_renderer(job: RenderJob) -> RenderJob:
-    """Say once for the whole set what draws, so that the record tells it and a resume keeps to it."""
+    """Say once for the whole set what draws: the record tells it, and a resume keeps to it."""
     name = job.capture.renderer
     if job.fleet.name == "ray":
         known = "cpu" if name == "auto" else name
