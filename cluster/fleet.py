@@ -9,7 +9,7 @@ import signal
 import sys
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
@@ -142,29 +142,30 @@ def _on_this_machine(
     work: Callable[[Task], Result], tasks: Sequence[Task], num_workers: int
 ) -> Iterator[Result]:
     waiting = deque((task, 1) for task in tasks)
+    idle = [_Worker(work) for _ in range(num_workers)]
     busy: dict[Connection, tuple[_Worker, Task, int]] = {}
-    with ExitStack() as workers:
+    living = set(idle)
 
-        def start_worker() -> _Worker:
-            worker = _Worker(work)
-            workers.callback(worker.close)
-            return worker
+    def replace(worker: _Worker) -> None:
+        worker.close()
+        living.discard(worker)
+        idle.append(_Worker(work))
+        living.add(idle[-1])
 
-        idle = [start_worker() for _ in range(num_workers)]
-        workers.callback(lambda: [worker.process.terminate() for worker, _, _ in busy.values()])
+    try:
         while waiting or busy:
             while waiting and idle:
                 worker = idle.pop()
                 if worker.start(waiting[0][0]):
                     busy[worker.connection] = (worker, *waiting.popleft())
                 else:
-                    idle.append(start_worker())
+                    replace(worker)
             for connection in wait(list(busy)):
                 worker, task, attempt = busy.pop(cast(Connection, connection))
                 try:
                     result = worker.result()
                 except (EOFError, ConnectionResetError) as error:
-                    idle.append(start_worker())
+                    replace(worker)
                     _try_again(waiting, task, attempt, _died(attempt), error)
                 except TransientStoreError as error:
                     idle.append(worker)
@@ -172,6 +173,11 @@ def _on_this_machine(
                 else:
                     idle.append(worker)
                     yield cast(Result, result)
+    finally:
+        for worker in living:
+            worker.process.terminate()
+        for worker in living:
+            worker.close()
 
 
 def _try_again(

@@ -8,6 +8,8 @@ TINY_RUN = [
     "point_encoder.pooled_width=16",
     "point_encoder.num_neighbours=4",
     "image_encoder.input_px=64",
+    "image_encoder.precision=float32",
+    "precision=fp32",
     "heads.latent_width=16",
     "heads.hidden_width=16",
 ]

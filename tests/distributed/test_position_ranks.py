@@ -22,7 +22,7 @@ def _config(shards: str) -> PretrainConfig:
     return PretrainConfig(
         data=DataConfig(shards, num_points=48, correspondences=8),
         point_encoder=DgcnnConfig(widths=(8,), pooled_width=8, num_neighbours=4),
-        image_encoder=ImageEncoderConfig(input_px=64),
+        image_encoder=ImageEncoderConfig(input_px=64, precision="float32"),
         heads=ProjectionConfig(latent_width=8, hidden_width=8, pose_width=4),
         loss=LossConfig(),
         optim=OptimConfig(),

@@ -26,7 +26,7 @@ def tiny_config(shard_set: Path) -> PretrainConfig:
     return PretrainConfig(
         data=DataConfig(str(shard_set), num_points=48, correspondences=8),
         point_encoder=DgcnnConfig(widths=(8, 8, 8, 16), pooled_width=16, num_neighbours=4),
-        image_encoder=ImageEncoderConfig(input_px=64),
+        image_encoder=ImageEncoderConfig(input_px=64, precision="float32"),
         heads=ProjectionConfig(latent_width=16, hidden_width=16, pose_width=8),
         loss=LossConfig(),
         optim=OptimConfig(lr=1e-2),
