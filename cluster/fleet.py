@@ -13,6 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
+from types import TracebackType
 from typing import Literal, TypeVar, cast
 
 from picpoint.render.children import end_with_parent
@@ -138,46 +139,66 @@ class _Worker:
         self.connection.close()
 
 
+class _Crew:
+    """The workers of this machine; a context manager, which ends them."""
+
+    def __init__(self, work: Callable[..., object], num_workers: int) -> None:
+        self._work = work
+        self.idle = [_Worker(work) for _ in range(num_workers)]
+        self._living = set(self.idle)
+
+    def __enter__(self) -> "_Crew":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        for worker in self._living:
+            worker.process.terminate()
+        for worker in self._living:
+            worker.close()
+
+    def start(self, task: object) -> _Worker:
+        """Give a task to one of the idle, of whom there must be some."""
+        while not (worker := self.idle.pop()).start(task):
+            self.replace(worker)
+        return worker
+
+    def replace(self, worker: _Worker) -> None:
+        """Take on an idle worker for one who is gone."""
+        worker.close()
+        self._living.discard(worker)
+        self.idle.append(_Worker(self._work))
+        self._living.add(self.idle[-1])
+
+
 def _on_this_machine(
     work: Callable[[Task], Result], tasks: Sequence[Task], num_workers: int
 ) -> Iterator[Result]:
     waiting = deque((task, 1) for task in tasks)
-    idle = [_Worker(work) for _ in range(num_workers)]
     busy: dict[Connection, tuple[_Worker, Task, int]] = {}
-    living = set(idle)
-
-    def replace(worker: _Worker) -> None:
-        worker.close()
-        living.discard(worker)
-        idle.append(_Worker(work))
-        living.add(idle[-1])
-
-    try:
+    with _Crew(work, num_workers) as crew:
         while waiting or busy:
-            while waiting and idle:
-                worker = idle.pop()
-                if worker.start(waiting[0][0]):
-                    busy[worker.connection] = (worker, *waiting.popleft())
-                else:
-                    replace(worker)
+            while waiting and crew.idle:
+                task, attempt = waiting.popleft()
+                worker = crew.start(task)
+                busy[worker.connection] = (worker, task, attempt)
             for connection in wait(list(busy)):
                 worker, task, attempt = busy.pop(cast(Connection, connection))
                 try:
                     result = worker.result()
                 except (EOFError, ConnectionResetError) as error:
-                    replace(worker)
+                    crew.replace(worker)
                     _try_again(waiting, task, attempt, _died(attempt), error)
                 except TransientStoreError as error:
-                    idle.append(worker)
+                    crew.idle.append(worker)
                     _try_again(waiting, task, attempt, error, None)
                 else:
-                    idle.append(worker)
+                    crew.idle.append(worker)
                     yield cast(Result, result)
-    finally:
-        for worker in living:
-            worker.process.terminate()
-        for worker in living:
-            worker.close()
 
 
 def _try_again(
