@@ -1,10 +1,14 @@
-"""The same work as tasks of a Ray cluster that is started for the job."""
+"""The same work as tasks of a Ray cluster: one that is started for the job, and one that grows."""
 
 import os
 import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
+from growing_cluster import growing_cluster
 
 from cluster.app import main
 from cluster.fleet import FleetConfig, run_tasks
@@ -52,3 +56,30 @@ def test_a_set_rendered_on_ray_is_the_one_rendered_here(tmp_path: Path) -> None:
     names = set(here.list_names()) - {"render.done.json"}
     assert names == set(on_ray.list_names()) - {"render.done.json"}
     assert all(here.get(name) == on_ray.get(name) for name in names)
+
+
+def node_after_a_while(seconds: float) -> str:
+    import ray
+
+    time.sleep(seconds)
+    return ray.get_runtime_context().get_node_id()
+
+
+def test_a_cluster_grows_for_the_tasks_that_wait_and_shrinks_when_none_do() -> None:
+    client = """
+import sys, time
+import ray
+from cluster.fleet import FleetConfig, run_tasks
+from test_fleet_on_ray import node_after_a_while
+
+fleet = FleetConfig(name="ray", max_workers=4, address=sys.argv[1])
+nodes = list(run_tasks(node_after_a_while, [4.0] * 8, fleet))
+assert (len(nodes), len(set(nodes))) == (8, 2), nodes
+with ray.init(address=sys.argv[1], log_to_driver=False, configure_logging=False):
+    deadline = time.monotonic() + 90
+    while (left := sum(node["Alive"] for node in ray.nodes())) > 1:  # the head stays
+        assert time.monotonic() < deadline, f"{left} nodes stay, without work"
+        time.sleep(1)
+"""
+    with growing_cluster(max_nodes=2, idle_minutes=0.1) as (address, access):
+        subprocess.run([sys.executable, "-c", client, address], env=os.environ | access, check=True)
