@@ -20,7 +20,7 @@ test: $(READY)
 	$(BIN)/python -m pytest -m "not slow and not gpu and not kaolin and not remote"
 
 faults: $(READY)
-	$(BIN)/python -m pytest -m "slow and not gpu and not kaolin" --timeout 1200 tests/faults tests/cluster
+	$(BIN)/python -m pytest -m "slow and not gpu and not kaolin" --timeout 1200 tests/faults tests/cluster tests/render
 
 check: $(READY)
 	$(BIN)/ruff check .

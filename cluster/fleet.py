@@ -4,9 +4,12 @@ A task must be idempotent: the one that a killed worker was at is done again by 
 come in the order in which they are ready.
 """
 
+import math
 import os
+import pickle
 import signal
 import sys
+import traceback
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import suppress
@@ -64,10 +67,12 @@ class FleetConfig:
                 "fleet.max_workers=0: a cluster may grow without end; say how many tasks may run "
                 "at once"
             )
-        if self.cpus_per_worker < 0 or self.gpus_per_worker < 0:
+        gpus = self.gpus_per_worker
+        is_share = 0 <= gpus <= 1 or (1 < gpus < math.inf and gpus == int(gpus))
+        if not (0 <= self.cpus_per_worker < math.inf and is_share):
             raise ValueError(
-                f"fleet.cpus_per_worker={self.cpus_per_worker}, fleet.gpus_per_worker="
-                f"{self.gpus_per_worker}: must be 0 or more"
+                f"fleet.cpus_per_worker={self.cpus_per_worker}, fleet.gpus_per_worker={gpus}: must "
+                "be 0 or more, and of GPUs a share of one or a whole number"
             )
 
     @property
@@ -99,6 +104,10 @@ def run_tasks(
             yield from _on_ray(work, tasks, fleet)
 
 
+class _GoneError(Exception):
+    """A worker ended before it answered."""
+
+
 class _Worker:
     """A process that does one task at a time."""
 
@@ -121,10 +130,13 @@ class _Worker:
         """Give the result that is ready.
 
         Raises:
-            EOFError, ConnectionResetError: the process is gone.
+            _GoneError: the process is gone.
             Exception: what the work raised.
         """
-        succeeded, result = self.connection.recv()
+        try:
+            succeeded, result = self.connection.recv()
+        except (EOFError, OSError) as error:
+            raise _GoneError from error
         if not succeeded:
             raise result
         return result
@@ -161,12 +173,6 @@ class _Crew:
         for worker in self._living:
             worker.close()
 
-    def start(self, task: object) -> _Worker:
-        """Give a task to one of the idle, of whom there must be some."""
-        while not (worker := self.idle.pop()).start(task):
-            self.replace(worker)
-        return worker
-
     def replace(self, worker: _Worker) -> None:
         """Take on an idle worker for one who is gone."""
         worker.close()
@@ -183,14 +189,17 @@ def _on_this_machine(
     with _Crew(work, num_workers) as crew:
         while waiting or busy:
             while waiting and crew.idle:
-                task, attempt = waiting.popleft()
-                worker = crew.start(task)
-                busy[worker.connection] = (worker, task, attempt)
+                worker, (task, attempt) = crew.idle.pop(), waiting.popleft()
+                if worker.start(task):
+                    busy[worker.connection] = (worker, task, attempt)
+                else:
+                    crew.replace(worker)
+                    _try_again(waiting, task, attempt, _died(attempt), None)
             for connection in wait(list(busy)):
                 worker, task, attempt = busy.pop(cast(Connection, connection))
                 try:
                     result = worker.result()
-                except (EOFError, ConnectionResetError) as error:
+                except _GoneError as error:
                     crew.replace(worker)
                     _try_again(waiting, task, attempt, _died(attempt), error)
                 except TransientStoreError as error:
@@ -231,8 +240,12 @@ def _serve(connection: Connection, work: Callable[[object], object]) -> None:
             try:
                 answer = (True, work(task))
             except Exception as error:
+                error.add_note(traceback.format_exc())  # what the parent could not know
                 answer = (False, error)
-            connection.send(answer)
+            try:
+                connection.send(answer)
+            except (TypeError, AttributeError, pickle.PicklingError) as error:
+                connection.send((False, TypeError(f"{work.__name__}: cannot answer: {error}")))
 
 
 def _on_ray(

@@ -8,6 +8,7 @@ import time
 from collections.abc import Generator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from shards.errors import NotFoundInStoreError, StoreError, taken
@@ -99,15 +100,8 @@ class LocalStore:
 
         What killed writers left there goes, once nobody has written to it for a day.
         """
-        self._sweep()
+        sweep(self.root)
         return scratch_in(self.root)
-
-    def _sweep(self) -> None:
-        oldest_s = time.time() - LEFT_BEHIND_S
-        for path in self.root.glob(f"{SCRATCH_PREFIX}*"):
-            with suppress(OSError):  # another sweeper was faster, or it is not ours
-                if path.stat().st_mtime < oldest_s:
-                    path.unlink()
 
     @contextmanager
     def _explained(self, verb: str, name: str) -> Generator[None]:
@@ -122,6 +116,16 @@ class LocalStore:
         if not self.root.is_dir():
             return f"{self.root}: no such folder; check the path, or make the shards first"
         return f"{self.root / name}: no such file in this folder; is it the right one, and whole?"
+
+
+@cache
+def sweep(folder: Path) -> None:
+    """Remove what killed writers left in a folder; once in a process: large ones take seconds."""
+    oldest_s = time.time() - LEFT_BEHIND_S
+    for path in folder.glob(f"{SCRATCH_PREFIX}*"):
+        with suppress(OSError):  # another sweeper was faster, or it is not ours
+            if path.stat().st_mtime < oldest_s:
+                path.unlink()
 
 
 @contextmanager

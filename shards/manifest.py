@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -234,14 +235,21 @@ def load_manifest(url: str | Path | Store) -> Manifest:
             f"{store.url}/{MANIFEST}: says other things than the tables it names; it is damaged or "
             f"was edited: {MEND_MANIFEST}"
         )
-    counts = [shard.num_samples for shard in shards]
+    edges = np.cumsum([0, *(shard.num_samples for shard in shards)], dtype=np.int64)
+    samples = join_columns([shard.samples for shard in shards])
+    # Slices of the whole, so that the samples are in memory once.
+    slices = [samples.between(*edge) for edge in pairwise(edges.tolist())]
     return Manifest(
         url=store.url,
-        shards=shards,
-        samples=join_columns([shard.samples for shard in shards]),
+        shards=tuple(map(_with_samples, shards, slices)),
+        samples=samples,
         digest=_digest(entries),
-        _first_sample=np.cumsum([0, *counts[:-1]], dtype=np.int64),
+        _first_sample=edges[:-1],
     )
+
+
+def _with_samples(shard: ShardInfo, samples: SampleColumns) -> ShardInfo:
+    return replace(shard, samples=samples)
 
 
 def _load_parts(store: Store, entries: Sequence[ShardEntry]) -> tuple[ShardInfo, ...]:

@@ -28,7 +28,7 @@ from obstore.exceptions import (
 from obstore.store import ObjectStore, from_url
 
 from shards.errors import NotFoundInStoreError, StoreError, TransientStoreError, taken
-from shards.local import scratch_in
+from shards.local import scratch_in, sweep
 
 _tried_again = stamina.retry(on=TransientStoreError, attempts=4, timeout=None)
 
@@ -119,7 +119,8 @@ class RemoteStore:
             obstore.put(self._objects, name, buffer, mode="create", use_multipart=False)
 
     def scratch(self) -> AbstractContextManager[Path]:
-        """Lend a file in the system's temporary folder."""
+        """Lend a file in the system's temporary folder, which is swept like a local store's."""
+        sweep(Path(tempfile.gettempdir()))
         return scratch_in(Path(tempfile.gettempdir()))
 
 

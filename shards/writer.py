@@ -20,7 +20,7 @@ from shards.columns import MemberSpan, SampleRow, ShardInfo, columns_of
 from shards.errors import MEND_SHARD, CodecError, CorruptSampleError
 from shards.local import explained_disk
 from shards.schema import Sample, SchemaError
-from shards.store import Store, put_once
+from shards.store import Store, put_once, sha256
 
 _SHARD_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\.tar")
 
@@ -51,6 +51,18 @@ def write_shard(store: Store, name: str, samples: Iterable[Sample]) -> ShardInfo
             num_bytes = path.stat().st_size
         digest = put_once(store, name, path)
     return ShardInfo(name=name, num_bytes=num_bytes, sha256=digest, samples=columns)
+
+
+def index_shard(store: Store, name: str) -> ShardInfo:
+    """Read a published shard and tell what `write_shard` told of it.
+
+    Raises:
+        CorruptSampleError: the file is not such a tar as `write_shard` writes.
+        StoreError: there is no such shard.
+    """
+    content = store.get(name)
+    columns = columns_of(list(index_tar(io.BytesIO(content), name)))
+    return ShardInfo(name=name, num_bytes=len(content), sha256=sha256(content), samples=columns)
 
 
 def check_shard_name(name: str) -> None:

@@ -19,6 +19,7 @@ from cluster.fleet import FleetConfig, run_tasks
 from cluster.progress import ProgressLine
 from cluster.record import keep_or_start
 from picpoint.assets import DEMO_SHAPES
+from picpoint.geometry.layouts import from_any_folder
 from picpoint.geometry.rigs import build_cameras
 from picpoint.render.capture import CaptureConfig
 from picpoint.render.limited import CaptureLimits, LimitedCapture
@@ -27,8 +28,9 @@ from picpoint.render.renderer import resolve_renderer
 from picpoint.render.shard_task import FinishedShard, ShardTask, finish_shard, plan_shards
 from picpoint.render.sources import SourceShape, list_shapes
 from shards.codec import encode_sample
-from shards.errors import ShardError
-from shards.manifest import Manifest, load_manifest, publish_manifest
+from shards.columns import ShardEntry
+from shards.errors import ShardError, StoreError
+from shards.manifest import Manifest, load_manifest, load_part, publish_manifest
 from shards.store import open_store
 
 # Shapes that `--dry-run` tries, to tell what a job will take.
@@ -80,38 +82,57 @@ class _Tally:
     num_tasks: int
     num_shapes: int
     num_views: int
-    num_workers: int
     started: float = field(default_factory=time.perf_counter)
-    finished: list[FinishedShard] = field(default_factory=list)
-    made_at_s: list[float] = field(default_factory=list)
+    entries: list[ShardEntry] = field(default_factory=list[ShardEntry])
+    num_kept: int = 0
+    num_done: int = 0
+    num_made: int = 0
+    num_rendered: int = 0
+    num_rejects: int = 0
 
     def add(self, shard: FinishedShard) -> None:
-        self.finished.append(shard)
-        if not shard.was_finished:
-            self.made_at_s.append(time.perf_counter() - self.started)
+        """Count a shard."""
+        num_rejects = len(shard.entry.rejects)
+        planned = shard.entry.num_samples + num_rejects
+        self.entries.append(shard.entry)
+        self.num_done += planned
+        self.num_rejects += num_rejects
+        if shard.was_finished:
+            self.num_kept += 1
+        else:
+            self.num_made += planned
+            self.num_rendered += shard.entry.num_samples
 
     def __str__(self) -> str:
         elapsed_s = time.perf_counter() - self.started
-        made = [shard for shard in self.finished if not shard.was_finished]
-        num_kept = len(self.finished) - len(made)
-        num_done = sum(map(_num_planned, self.finished))
-        views = sum(shard.entry.num_samples for shard in made) * self.num_views
-        pace = sum(map(_num_planned, made)) / elapsed_s
+        left = self.num_shapes - self.num_done
         parts = [
-            f"{len(self.finished)}/{self.num_tasks} shards",
-            f"({num_kept} kept)" if num_kept else "",
-            f"{num_done}/{self.num_shapes} shapes",
-            f"{views / elapsed_s:.0f} views/s",
-            f"{sum(len(shard.entry.rejects) for shard in self.finished)} rejected",
-            f"ETA {(self.num_shapes - num_done) / pace:.0f} s" if made else "",
+            f"{len(self.entries)}/{self.num_tasks} shards",
+            f"({self.num_kept} kept)" if self.num_kept else "",
+            f"{self.num_done}/{self.num_shapes} shapes",
+            f"{self.num_rendered * self.num_views / elapsed_s:.0f} views/s",
+            f"{self.num_rejects} rejected",
+            f"ETA {left * elapsed_s / self.num_made:.0f} s" if left and self.num_made else "",
         ]
         return "  ".join(filter(None, parts))
 
+
+@dataclass(slots=True)
+class _Stragglers:
+    """How long did workers stand idle while the last shards were made?"""
+
+    num_workers: int
+    last_s: dict[str, float] = field(default_factory=dict[str, float])
+
+    def add(self, worker: str) -> None:
+        """Note that a worker has finished a shard just now."""
+        self.last_s[worker] = time.perf_counter()
+
     @property
-    def straggling_s(self) -> float:
-        """Time that workers stood idle at the end, waiting for the last shard, all together."""
-        last = sorted(self.made_at_s)[-self.num_workers :]
-        return sum(last[-1] - finished_s for finished_s in last) if last else 0.0
+    def idle_s(self) -> float:
+        """From the end of each worker's last shard to the end of all, together."""
+        last = sorted(self.last_s.values())[-self.num_workers :]
+        return sum(last[-1] - finished_s for finished_s in last)
 
 
 def describe(job: RenderJob) -> list[str]:
@@ -144,50 +165,64 @@ def run(job: RenderJob) -> Manifest:
     """
     job = _with_known_renderer(job)
     shapes = list_shapes(_source_path(job))
-    stage = keep_or_start(job.out, "render", job, _fingerprint(shapes), moot=("out", "fleet"))
+    moot = ("out", "fleet", "limits")
+    stage = keep_or_start(job.out, "render", job, _fingerprint(shapes), moot)
     if stage.kept and (manifest := _whole_manifest(job.out)) is not None:
         return manifest
+    print(f"renderer: {job.capture.renderer}", flush=True)
     tasks = _plan(job, shapes)
     tally = _Tally(
         num_tasks=len(tasks),
         num_shapes=len(shapes),
         num_views=len(build_cameras(job.capture.rig).view_matrices),
-        num_workers=job.fleet.num_workers,
     )
+    stragglers = _Stragglers(job.fleet.num_workers)
     with ProgressLine("render") as progress:
         for shard in run_tasks(finish_shard, _from_anywhere(tasks), job.fleet):
             tally.add(shard)
+            stragglers.add(shard.worker)
             progress.show(str(tally))
-    entries = sorted((shard.entry for shard in tally.finished), key=lambda entry: entry.name)
+    entries = sorted(tally.entries, key=lambda entry: entry.name)
     rejects = [reject for entry in entries for reject in entry.rejects]
     if len(rejects) == len(shapes):
         raise MeshError(
             rejects[0].reason,
             f"none of the {len(shapes)} meshes could be rendered; the first: {rejects[0].detail}",
         )
-    publish_manifest(open_store(job.out), entries)
+    store = open_store(job.out)
+    if entries[0] != load_part(store, entries[0].name) or entries[-1] != load_part(
+        store, entries[-1].name
+    ):
+        raise StoreError(
+            f"{job.out}: what the workers finished is not there; give a URL, or a folder that all "
+            "machines share"
+        )
+    publish_manifest(store, entries)
     stage.finish()
     reasons = Counter(reject.reason for reject in rejects)
     counts = ", ".join(f"{count} {reason}" for reason, count in sorted(reasons.items()))
-    print(f"{tally}; workers idle at the end {tally.straggling_s:.1f} s", flush=True)
+    print(f"{tally}; workers idle at the end {stragglers.idle_s:.1f} s", flush=True)
     print(f"rejected: {counts or 'none'}", flush=True)
     return load_manifest(job.out)
 
 
 def _with_known_renderer(job: RenderJob) -> RenderJob:
-    """Say once for the whole set what draws: the record tells it, and a resume keeps to it."""
+    """Say once for the whole set what draws; a resume where that is something else is refused."""
     name = job.capture.renderer
-    if job.fleet.name == "ray":
-        known = "cpu" if name == "auto" else name
+    if name == "auto" and (job.fleet.name == "ray" or job.capture.needs_cpu_renderer):
+        known = "cpu"
     else:
-        known = resolve_renderer(name)
+        known = name if job.fleet.name == "ray" else resolve_renderer(name)
     return dataclasses.replace(job, capture=dataclasses.replace(job.capture, renderer=known))
 
 
 def _plan(job: RenderJob, shapes: Sequence[SourceShape]) -> tuple[ShardTask, ...]:
     # Workers of a cluster run in folders of their own.
     out = job.out if "://" in job.out else str(Path(job.out).resolve())
-    return plan_shards(shapes, job.shapes_per_shard, out, job.capture, job.limits)
+    names = tuple(map(from_any_folder, job.capture.rig.names))
+    rig = dataclasses.replace(job.capture.rig, names=names)
+    capture = dataclasses.replace(job.capture, rig=rig)
+    return plan_shards(shapes, job.shapes_per_shard, out, capture, job.limits)
 
 
 def _from_anywhere(tasks: Sequence[ShardTask]) -> list[ShardTask]:
@@ -197,10 +232,6 @@ def _from_anywhere(tasks: Sequence[ShardTask]) -> list[ShardTask]:
     """
     start = random.randrange(len(tasks))
     return [*tasks[start:], *tasks[:start]]
-
-
-def _num_planned(shard: FinishedShard) -> int:
-    return shard.entry.num_samples + len(shard.entry.rejects)
 
 
 def _source_path(job: RenderJob) -> Path:
@@ -231,7 +262,10 @@ def _estimate(job: RenderJob, shapes: Sequence[SourceShape]) -> str:
 
 
 def _fingerprint(shapes: Sequence[SourceShape]) -> str:
-    """Digest a list of shapes: ids, labels, and the size and time of every file."""
+    """Digest a list of shapes: ids, labels, and the size and time of every mesh file.
+
+    Not of what a mesh names (materials, textures); nor, of object storage, the time.
+    """
     digest = hashlib.sha256()
     for shape in shapes:
         line = (shape.source_id, shape.label, shape.file, *shape.stamp())

@@ -14,7 +14,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import product
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import Literal, get_args
 
 import numpy as np
@@ -104,6 +104,15 @@ def spelling(layout: Layout) -> str:
             return f"random_{count}_seed{seed}"
         case MatrixFile(path, digest):
             return f"{_FILE}{path}@{digest}"
+
+
+def from_any_folder(text: str) -> str:
+    """Name a layout so that it is found from any folder: of a file the path becomes absolute."""
+    match layout := parse_layout(text):
+        case MatrixFile(path, digest):
+            return spelling(MatrixFile(str(Path(path).resolve()), digest))
+        case _:
+            return spelling(layout)
 
 
 def rig_name(layout: Layout) -> str:

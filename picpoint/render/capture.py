@@ -69,9 +69,8 @@ class CaptureConfig:
         if self.seed < 0:
             raise ValueError(f"seed {self.seed}: must be at least 0; usual is 0")
         check_raster(self.rig.size_px, self.rasterizer.supersampling)
-        cameras = build_cameras(self.rig)
-        num_views = len(cameras.view_matrices)
-        if cameras.is_orthographic.any() and (
+        num_views = len(build_cameras(self.rig).view_matrices)
+        if self.needs_cpu_renderer and (
             self.renderer not in ("auto", "cpu") or self.visibility == "exact"
         ):
             raise ValueError(
@@ -83,6 +82,11 @@ class CaptureConfig:
                 f"rig names {list(self.rig.names)}: {num_views} views, and a sample holds at most "
                 f"{MAX_VIEWS}; render some into another folder"
             )
+
+    @property
+    def needs_cpu_renderer(self) -> bool:
+        """Whether a camera is orthographic: the other renderers draw in perspective only."""
+        return bool(build_cameras(self.rig).is_orthographic.any())
 
 
 def capture(mesh: Mesh, source_id: str, label: str, config: CaptureConfig) -> Sample:

@@ -29,7 +29,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
 from picpoint.render.capture import CaptureConfig, capture
 from picpoint.render.children import end_with_parent
@@ -37,11 +37,12 @@ from picpoint.render.meshes import MeshError
 from picpoint.render.readers import MeshLimits, read_mesh
 from picpoint.render.sources import SourceError, SourceShape
 from shards.codec import decode_sample, encode_sample
-from shards.errors import ShardError
+from shards.errors import ShardError, TransientStoreError
 from shards.schema import Sample
 
 # A source that is gone is no fault of the mesh: the job ends. No mesh has this for its reason.
 _SOURCE_GONE = "source_gone"
+_SOURCE_BUSY = "source_busy"
 _READY = b"ready"
 _LENGTH = struct.Struct("<Q")
 # Python, NumPy, numba and what they load take this much before the first mesh.
@@ -49,6 +50,12 @@ _LEAST_MEMORY_BYTES = 512 * 2**20
 _STOP_S = 5.0
 # Who kills a child may mean the shape in it, which was too large for the machine, or not.
 _MAX_KILLED = 5
+_KILLING = (signal.SIGKILL, signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
+# Object storage may be tried again for so long; that time is not the mesh's.
+_FETCHING_S = 600.0
+_LAST_WORDS_BYTES = 4096
+# Longer waits than this are no limit, and more than the system's own calls take.
+_LONGEST_S = 86400.0
 _PIECE_BYTES, _MAX_HEAD_BYTES, _MAX_DETAIL = 2**20, 2**20, 500
 # A child that writes more into files than compiled kernels need is stopped.
 _MAX_WRITTEN_BYTES = 256 * 2**20
@@ -73,10 +80,10 @@ class CaptureLimits:
     mesh: MeshLimits = field(default_factory=MeshLimits)
 
     def __post_init__(self) -> None:
-        if not min(self.seconds, self.start_seconds) > 0:
+        if not all(0 < seconds <= _LONGEST_S for seconds in (self.seconds, self.start_seconds)):
             raise ValueError(
-                f"seconds {self.seconds}, start_seconds {self.start_seconds}: must be above 0; "
-                "usual are 60 and 300"
+                f"seconds {self.seconds}, start_seconds {self.start_seconds}: must be above 0 and "
+                f"at most {_LONGEST_S:.0f}; usual are 60 and 300"
             )
         if self.memory_bytes < _LEAST_MEMORY_BYTES:
             raise ValueError(
@@ -120,6 +127,7 @@ class LimitedCapture:
             MeshError: it cannot be rendered; `reason` is one of the readers' or of capture's, or
                 `timeout`, `out_of_memory` or `crashed`.
             SourceError: the source itself is gone.
+            TransientStoreError: the source failed in passing.
             ChildStartError: a new child was needed and did not start.
         """
         for _ in range(_MAX_KILLED):
@@ -173,6 +181,7 @@ class _Child:
 
     def __init__(self, config: CaptureConfig, limits: CaptureLimits) -> None:
         self.limits = limits
+        self._killed_here = False
         self.last_words = tempfile.TemporaryFile()  # noqa: SIM115  (closed by `stop`)
         # A group of its own, so that Ctrl-C reaches the parent alone. -P: the path is the parent's.
         self.process = subprocess.Popen(
@@ -217,7 +226,8 @@ class _Child:
 
     def capture(self, shape: SourceShape) -> Sample:
         """Have a shape captured; see LimitedCapture."""
-        deadline = time.monotonic() + self.limits.seconds
+        fetching_s = _FETCHING_S if isinstance(shape.source, str) else 0.0
+        deadline = time.monotonic() + self.limits.seconds + fetching_s
         try:
             _write_frame(self.requests, _encode_shape(shape))
             head = _HEAD.validate_json(self._receive(deadline, _MAX_HEAD_BYTES))
@@ -237,6 +247,8 @@ class _Child:
             raise MeshError("crashed", f"the child's answer is no sample: {error}") from error
         if head.reason == _SOURCE_GONE:
             raise SourceError(head.detail)
+        if head.reason == _SOURCE_BUSY:
+            raise TransientStoreError(head.detail)
         if sample is None:
             raise MeshError(head.reason, head.detail)
         return sample
@@ -251,6 +263,7 @@ class _Child:
 
     def _kill(self) -> None:
         if self.is_alive():
+            self._killed_here = True
             self.process.kill()
         self.process.wait()
 
@@ -272,8 +285,8 @@ class _Child:
         with selectors.DefaultSelector() as selector:
             selector.register(self.answers, selectors.EVENT_READ)
             while num_bytes > 0:
-                left_s = deadline - time.monotonic()
-                if left_s <= 0 or not selector.select(left_s):
+                # What is there already counts, however late it is looked at.
+                if not selector.select(max(0.0, deadline - time.monotonic())):
                     raise TimeoutError
                 # Not through the pipe's own buffer, of which the selector knows nothing.
                 piece = os.read(self.answers.fileno(), min(num_bytes, _PIECE_BYTES))
@@ -284,8 +297,8 @@ class _Child:
         return b"".join(pieces)
 
     def _was_killed(self) -> bool:
-        """Tell whether somebody else killed it; `stop` is the one here who does."""
-        return self.process.poll() == -signal.SIGKILL
+        """Tell whether somebody else killed it."""
+        return not self._killed_here and -(self.process.poll() or 0) in _KILLING
 
     def _end(self, error: Exception) -> str:
         """Say how it ended, with its last words."""
@@ -293,7 +306,8 @@ class _Child:
             return "not done in time"
         code = self._exit_code()
         how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-        self.last_words.seek(0)
+        size = self.last_words.seek(0, os.SEEK_END)
+        self.last_words.seek(max(0, size - _LAST_WORDS_BYTES))
         lines = self.last_words.read().decode(errors="replace").splitlines()
         words = [line.strip() for line in lines if line.strip()]
         return f"{how}: {words[-1][:_MAX_DETAIL]}" if words else how
@@ -357,8 +371,11 @@ def main() -> None:
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     requests = sys.stdin.buffer
     settings = json.loads(_read_frame(requests) or b"{}")
-    config = _CONFIG.validate_python(settings["capture"])
-    limits = _LIMITS.validate_python(settings["limits"])
+    try:
+        config = _CONFIG.validate_python(settings["capture"])
+        limits = _LIMITS.validate_python(settings["limits"])
+    except ValidationError as error:  # whose own last line is an address
+        sys.exit("; ".join(fault["msg"] for fault in error.errors()))
     resource.setrlimit(resource.RLIMIT_DATA, (limits.memory_bytes, limits.memory_bytes))
     resource.setrlimit(resource.RLIMIT_FSIZE, (_MAX_WRITTEN_BYTES, _MAX_WRITTEN_BYTES))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -380,6 +397,8 @@ def _answer(shape: SourceShape, config: CaptureConfig, limits: CaptureLimits) ->
         return _refusal(error.reason, error.args[1])
     except SourceError as error:
         return _refusal(_SOURCE_GONE, str(error))
+    except TransientStoreError as error:
+        return _refusal(_SOURCE_BUSY, str(error))
     except MemoryError as error:
         allowed = f"at most {limits.memory_bytes} bytes"
         return _refusal("out_of_memory", f"{error or 'no memory left'}, {allowed}")

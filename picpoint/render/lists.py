@@ -44,7 +44,7 @@ def _parquet_rows(content: bytes) -> Iterator[tuple[str, str, str]]:
         file = pq.ParquetFile(io.BytesIO(content))
         _check_columns(file.schema_arrow.names)
         table = file.read(columns=list(COLUMNS), use_threads=False)
-    except pa.ArrowException as error:
+    except (pa.ArrowException, OSError) as error:
         raise ValueError(f"no sound Parquet file ({error})") from error
     columns = [table.column(name).to_pylist() for name in COLUMNS]
     for number, row in enumerate(zip(*columns, strict=True), 1):

@@ -14,6 +14,7 @@ from picpoint.render.off import parse_off
 from picpoint.render.scenes import Part, load_parts
 from picpoint.render.textures import TextureError, TextureLimits, decode_texture
 from picpoint.render.vrml import parse_vrml
+from shards.errors import StoreError
 
 SUFFIXES = (".glb", ".gltf", ".obj", ".off", ".ply", ".stl", ".wrl")
 
@@ -111,7 +112,7 @@ def read_mesh(
         # Coordinates beyond float32 become infinite here; mending deals with them.
         with np.errstate(over="ignore", invalid="ignore"):
             mesh = _parse(content, suffix, companions or _find_nothing, limits)
-    except (MeshError, MemoryError):
+    except (MeshError, MemoryError, StoreError):
         raise
     except Exception as error:  # Parsers of broken files raise anything.
         raise MeshError("unreadable", f"{file_name}: {type(error).__name__}: {error}") from error

@@ -65,6 +65,11 @@ class Renderer:
                 f"renderer {self.backend}: draws in perspective only; renderer=cpu draws "
                 "orthographic views"
             )
+        if self.backend in ("kaolin", "nvdiffrast") and not _share_one_symmetric_lens(cameras):
+            raise ValueError(
+                f"renderer {self.backend}: has one field of view, the same across and up, for all "
+                "views; renderer=cpu and renderer=cuda take any projection matrices"
+            )
         match self.backend:
             case "cpu":
                 return rasterizer.draw(vertices, look, cameras, self.config)
@@ -80,6 +85,14 @@ class Renderer:
                     [scene], cameras, self.config, rasterizer=self.backend
                 )
                 return rendering
+
+
+def _share_one_symmetric_lens(cameras: Cameras) -> bool:
+    """Whether Kaolin's camera, which knows a field of view only, stands for all of these."""
+    lens = cameras.projection_matrices[:, :2]
+    symmetric = np.zeros_like(lens[0])
+    symmetric[0, 0] = symmetric[1, 1] = lens[0, 1, 1]
+    return bool((lens == symmetric).all())
 
 
 def build_renderer(name: RendererName, config: RasterizerConfig) -> Renderer:

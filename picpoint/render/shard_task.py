@@ -5,8 +5,13 @@ publishing. Finishing one is idempotent. Its tar is published first, whole or no
 of the manifest after it, which makes it finished. A worker that is killed in between has its work
 done again, with the same bytes. Of two that race for a shard one publishes, and the other takes
 what that one made.
+
+Bytes differ only where a shape is lost to chance, such as a time limit on a busy machine. Then what
+was published first stays: a tar without its part is told of as it is.
 """
 
+import os
+import socket
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -22,7 +27,7 @@ from shards.errors import MEND_SHARD, AlreadyInStoreError, CorruptSampleError, N
 from shards.manifest import load_part, publish_part
 from shards.schema import Sample
 from shards.store import Store, open_store
-from shards.writer import write_shard
+from shards.writer import index_shard, write_shard
 
 # How long the winner of a race may take from its tar to its part, in pieces.
 _PAUSES_S = (0.0, 0.5, 2.0, 8.0)
@@ -54,12 +59,12 @@ class FinishedShard:
     Attributes:
         entry: what the manifest will say of the shard.
         was_finished: it had been finished before, and its tar's SHA-256 is still right.
-        busy_s: time it took.
+        worker: names the process that finished it.
     """
 
     entry: ShardEntry
     was_finished: bool
-    busy_s: float
+    worker: str
 
 
 def plan_shards(
@@ -89,61 +94,101 @@ def finish_shard(task: ShardTask) -> FinishedShard:
         StoreError: the store refused, or holds other content under the shard's name.
         CorruptSampleError: a finished shard is damaged.
     """
-    started = time.perf_counter()
     store = open_store(task.out)
-    entry = _intact_entry(store, task.name)
+    told = load_part(store, task.name)
+    entry = told if told is not None and _is_intact(store, told) else None
     was_finished = entry is not None
     if entry is None:
-        entry = _make(task, store)
-    return FinishedShard(entry, was_finished, time.perf_counter() - started)
+        entry = _make(task, store, () if told is None else told.rejects)
+    return FinishedShard(entry, was_finished, f"{socket.gethostname()}:{os.getpid()}")
 
 
-def _make(task: ShardTask, store: Store) -> ShardEntry:
-    """Render and publish a shard; where another worker was faster, take what it published."""
-    rejects: list[Reject] = []
+def _make(task: ShardTask, store: Store, rejected: Sequence[Reject]) -> ShardEntry:
+    """Render and publish a shard; where other content is published already, take that.
+
+    Args:
+        task: what is to be made.
+        store: to where.
+        rejected: what an earlier worker told of as rejected; it is not tried again.
+    """
+    rejects = list(rejected)
     samples = _capture_all(task, rejects)
     first = next(samples, None)
     try:
         if first is None:
-            shard = empty_shard(task.name, rejects)
-        else:
-            written = write_shard(store, task.name, chain([first], samples))
-            shard = replace(written, rejects=tuple(rejects))
-        return publish_part(store, shard)
+            return _without_samples(task, store, rejects)
+        written = write_shard(store, task.name, chain([first], samples))
+        return publish_part(store, replace(written, rejects=tuple(rejects)))
     except AlreadyInStoreError:
         # The same content is no conflict. Other content comes from a worker to whom other shapes
-        # were lost, such as to a time limit.
+        # were lost, and who may be about to tell of it.
         for pause_s in _PAUSES_S:
             time.sleep(pause_s)
-            if (entry := _intact_entry(store, task.name)) is not None:
-                return entry
-        raise
+            told = load_part(store, task.name)
+            if told is not None and _is_intact(store, told):
+                return told
+        return _adopt(task, store, rejects)
 
 
-def _intact_entry(store: Store, name: str) -> ShardEntry | None:
-    """Read what was told of a finished shard, if its tar is there; None if it is to be made.
+def _without_samples(task: ShardTask, store: Store, rejects: Sequence[Reject]) -> ShardEntry:
+    """Tell of a shard of rejects alone, unless an earlier worker had samples of it."""
+    try:
+        store.size(task.name)
+    except NotFoundInStoreError:
+        return publish_part(store, empty_shard(task.name, rejects))
+    return _adopt(task, store, rejects)
+
+
+def _adopt(task: ShardTask, store: Store, rejects: Sequence[Reject]) -> ShardEntry:
+    """Tell of a tar whose writer was killed before it told of it.
 
     Raises:
-        CorruptSampleError: the tar is there and is not what was told.
+        AlreadyInStoreError: the tar holds other shapes than it should.
+        CorruptSampleError: it is damaged.
     """
-    entry = load_part(store, name)
-    if entry is None or not entry.num_samples:
-        return entry
+    found = index_shard(store, task.name)
+    here = set(found.samples.source_ids)
+    if not here <= {shape.source_id for shape in task.shapes}:
+        raise AlreadyInStoreError(
+            f"{store.url}/{task.name}: holds shapes of another set; remove it, or write to another "
+            "folder"
+        )
+    reasons = {reject.source_id: reject for reject in rejects}
+    unknown = "lost", "a worker that was killed did not tell why"
+    lost = [
+        reasons.get(shape.source_id, Reject(shape.source_id, *unknown))
+        for shape in task.shapes
+        if shape.source_id not in here
+    ]
+    return publish_part(store, replace(found, rejects=tuple(lost)))
+
+
+def _is_intact(store: Store, entry: ShardEntry) -> bool:
+    """Whether the tar that was told of is there.
+
+    Raises:
+        CorruptSampleError: it is there and is not what was told.
+    """
+    if not entry.num_samples:
+        return True
     try:
-        found = store.sha256(name)
+        found = store.sha256(entry.name)
     except NotFoundInStoreError:
-        return None
+        return False
     if found != entry.sha256:
         raise CorruptSampleError(
-            f"{store.url}/{name}: SHA-256 {found[:12]}..., but {entry.sha256[:12]}... was written; "
-            f"the shard is damaged: {MEND_SHARD}"
+            f"{store.url}/{entry.name}: SHA-256 {found[:12]}..., but {entry.sha256[:12]}... was "
+            f"written; the shard is damaged: {MEND_SHARD}"
         )
-    return entry
+    return True
 
 
 def _capture_all(task: ShardTask, rejects: list[Reject]) -> Iterator[Sample]:
     """Give the samples of the shapes that can be rendered; add the others to `rejects`."""
+    known = {reject.source_id for reject in rejects}
     for shape in task.shapes:
+        if shape.source_id in known:
+            continue
         try:
             yield _child(task.capture, task.limits).capture(shape)
         except MeshError as error:

@@ -6,6 +6,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path, PurePosixPath
 from typing import NoReturn
@@ -23,7 +24,7 @@ from picpoint.render.readers import (
     read_mesh,
     read_mesh_file,
 )
-from shards.errors import NotFoundInStoreError, StoreError
+from shards.errors import NotFoundInStoreError, StoreError, TransientStoreError
 from shards.store import REMOTE_SCHEMES, Store, open_store
 
 CATALOGUE = "catalogue.csv"
@@ -69,9 +70,15 @@ class SourceShape:
 
         Raises:
             MeshError: it cannot be rendered; `reason` says why.
-            SourceError: the source itself is gone.
+            SourceError: the source itself is gone, or refuses.
+            TransientStoreError: object storage failed in passing.
         """
-        mesh = self._read(limits)
+        try:
+            mesh = self._read(limits)
+        except TransientStoreError:
+            raise
+        except StoreError as error:
+            raise SourceError(f"{self.source}: {error}") from error
         return mesh if self.to_upright is None else turn(mesh, self.to_upright)
 
     def _read(self, limits: MeshLimits) -> Mesh:
@@ -79,8 +86,7 @@ class SourceShape:
             return _read_from(_fetcher(_open_url(self.source)), self.file, limits)
         if self.source.is_dir():
             return read_mesh_file(self.source / self.file, limits, root=self.source)
-        with _open_archive(self.source) as archive:
-            return _read_from(_unpacker(archive), self.file, limits)
+        return _read_from(_unpacker(_keep_open(self.source)), self.file, limits)
 
     def stamp(self) -> tuple[int, int]:
         """Give size and time of change of the file or archive that it is read from.
@@ -302,7 +308,9 @@ def _read_from(fetch: _Fetch, file: str, limits: MeshLimits) -> Mesh:
     def find(name: str) -> bytes | None:
         try:
             return fetch(_join(PurePosixPath(file).parent, name), limits)
-        except MeshError:
+        except TransientStoreError:
+            raise
+        except (MeshError, StoreError):  # some stores refuse what is not there
             return None
 
     return read_mesh(fetch(file, limits), file, find, limits)
@@ -328,10 +336,24 @@ def _fetcher(store: Store) -> _Fetch:
             return store.get(name)
         except NotFoundInStoreError as error:
             raise MeshError("unreadable", f"{name}: not there") from error
-        except StoreError as error:
-            raise SourceError(str(error)) from error
 
     return fetch
+
+
+def _keep_open(source: Path) -> zipfile.ZipFile:
+    """Open an archive, or give it as it is open already."""
+    try:
+        state = source.stat()
+    except OSError as error:
+        raise SourceError(f"{source}: {error.strerror}; give a folder or a sound .zip") from error
+    return _kept_archive(source, state.st_size, state.st_mtime_ns)
+
+
+@lru_cache(maxsize=1)
+def _kept_archive(source: Path, num_bytes: int, changed_ns: int) -> zipfile.ZipFile:
+    """Keep an archive open: reading the list of a million members takes seconds."""
+    del num_bytes, changed_ns  # another archive of this name is opened anew
+    return _open_archive(source)
 
 
 def _unpack(archive: zipfile.ZipFile, member: str, limits: MeshLimits) -> bytes:
@@ -357,7 +379,7 @@ def _unpack(archive: zipfile.ZipFile, member: str, limits: MeshLimits) -> bytes:
 def _join(folder: PurePosixPath, name: str) -> str:
     """Join names within an archive, where `..` has no meaning of its own."""
     parts: list[str] = []
-    for part in (folder / name).parts:
+    for part in (folder / name.lstrip("/")).parts:
         if part == "..":
             parts = parts[:-1]
         else:

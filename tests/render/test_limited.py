@@ -141,10 +141,11 @@ def test_a_child_that_crashes_costs_one_mesh(child, tmp_path):
     assert "SIGSEGV" in str(error)
 
 
-def test_a_child_that_somebody_kills_costs_no_mesh(child, tmp_path):
+@pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGTERM])
+def test_a_child_that_somebody_kills_costs_no_mesh(child, tmp_path, sent):
     before = child.capture(shape(tmp_path))
     pid = pid_of(child)
-    send_within_a_shape(pid, signal.SIGKILL)
+    send_within_a_shape(pid, sent)
     after = child.capture(shape(tmp_path))
     assert pid_of(child) != pid
     assert after.pictures == before.pictures
@@ -186,7 +187,7 @@ def test_a_child_that_cannot_start_says_what_to_do(tmp_path):
 @pytest.mark.parametrize(
     ("settings", "rule"),
     [
-        ({"seconds": 0.0}, "seconds 0.0, .* must be above 0; usual are 60"),
+        ({"seconds": 0.0}, "seconds 0.0, .* must be above 0 and at most 86400; usual are 60"),
         ({"start_seconds": -1.0}, "start_seconds -1.0: must be above 0"),
         ({"memory_bytes": 2**20}, "memory_bytes 1048576: must be at least 536870912"),
     ],

@@ -11,7 +11,7 @@ from picpoint.render.capture import CaptureConfig
 from picpoint.render.limited import CaptureLimits
 from picpoint.render.shard_task import ShardTask, finish_shard, plan_shards
 from picpoint.render.sources import list_shapes
-from shards.columns import shard_name
+from shards.columns import Reject, shard_name
 from shards.errors import AlreadyInStoreError, CorruptSampleError
 from shards.manifest import part_name, publish_part
 from shards.store import LocalStore
@@ -124,12 +124,47 @@ def test_who_loses_a_race_takes_what_the_winner_made(task, tmp_path, monkeypatch
     assert finish_shard(task).entry == lost.entry
 
 
-def test_a_winner_that_never_tells_its_part_is_an_error(task, monkeypatch):
-    monkeypatch.setattr(shard_task, "_PAUSES_S", (0.0, 0.01))
+@pytest.mark.parametrize("lost_again", [False, True], ids=["all come now", "none come now"])
+def test_a_tar_whose_writer_never_told_of_it_is_told_of_as_it_is(task, monkeypatch, lost_again):
+    """Its writer lost a shape to chance; whoever comes after does not, or loses all."""
+    monkeypatch.setattr(shard_task, "_PAUSES_S", (0.0,))
     finish_shard(replace(task, shapes=task.shapes[1:]))
+    tar = files_of(task)[task.name]
     (Path(task.out) / part_name(task.name)).unlink()
-    with pytest.raises(AlreadyInStoreError, match="remove it first"):
+    if lost_again:
+        monkeypatch.setattr(shard_task, "_capture_all", lambda task, rejects: iter(()))
+    entry = finish_shard(task).entry
+    assert files_of(task)[task.name] == tar
+    assert (entry.num_samples, entry.rejects[0].reason) == (2, "lost")
+    assert {reject.source_id for reject in entry.rejects} == {"shape-0", "shape-2"}
+    assert finish_shard(task).was_finished
+
+
+def test_a_tar_of_other_shapes_is_not_taken(task, tmp_path, monkeypatch):
+    monkeypatch.setattr(shard_task, "_PAUSES_S", (0.0,))
+    others = list_shapes(write_source(tmp_path / "more", 6))
+    finish_shard(replace(task, shapes=others[4:]))
+    (Path(task.out) / part_name(task.name)).unlink()
+    with pytest.raises(AlreadyInStoreError, match="shapes of another set"):
         finish_shard(task)
+
+
+def test_a_lost_tar_is_made_again_without_what_was_rejected_by_chance(task, monkeypatch):
+    """Otherwise it could never again be what its part says."""
+    shapes = task.shapes
+    capture_all = shard_task._capture_all
+
+    def unlucky(task, rejects):
+        rejects.append(Reject("shape-0", "timeout", "not done in time"))
+        return capture_all(replace(task, shapes=shapes[1:]), rejects)
+
+    monkeypatch.setattr(shard_task, "_capture_all", unlucky)
+    first = finish_shard(task).entry
+    monkeypatch.setattr(shard_task, "_capture_all", capture_all)
+    tar = files_of(task)[task.name]
+    (Path(task.out) / task.name).unlink()
+    assert finish_shard(task).entry == first
+    assert files_of(task)[task.name] == tar
 
 
 def test_a_part_is_told_after_its_tar(task, monkeypatch):

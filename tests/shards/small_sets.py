@@ -3,7 +3,6 @@
 Not in conftest.py, so that child processes can import them by a name that no other folder has.
 """
 
-import io
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +10,6 @@ from pathlib import Path
 import numpy as np
 
 from shards.codec import encode_picture
-from shards.columns import columns_of
 from shards.manifest import (
     Manifest,
     Reject,
@@ -22,8 +20,8 @@ from shards.manifest import (
     shard_name,
 )
 from shards.schema import RigViews, Sample, SampleMeta
-from shards.store import LocalStore, Store, sha256
-from shards.writer import index_tar, write_shard
+from shards.store import LocalStore, Store
+from shards.writer import write_shard
 
 NUM_POINTS = 61  # not a multiple of 8: the last byte of a visibility row has spare bits
 NUM_VIEWS = 3
@@ -58,13 +56,6 @@ def make_sample(number: int) -> Sample:
             warnings=("flipped_faces",) if number % 2 else (),
         ),
     )
-
-
-def indexed(store: Store, name: str) -> ShardInfo:
-    """Tell of a shard from its bytes alone: what a writer or a part says can be held against it."""
-    content = store.get(name)
-    columns = columns_of(list(index_tar(io.BytesIO(content), name)))
-    return ShardInfo(name, len(content), sha256(content), columns)
 
 
 def publish_set(store: Store, infos: Sequence[ShardInfo]) -> Manifest:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from small_sets import indexed, publish_set
+from small_sets import publish_set
 
 import shards.manifest
 from shards.columns import empty_shard, join_columns
@@ -28,7 +28,7 @@ from shards.manifest import (
 )
 from shards.schema import SchemaError, sample_key
 from shards.store import LocalStore, RemoteStore
-from shards.writer import write_shard
+from shards.writer import index_shard, write_shard
 
 
 def test_the_manifest_holds_every_sample_in_the_order_written(shard_set):
@@ -45,7 +45,7 @@ def test_the_manifest_holds_every_sample_in_the_order_written(shard_set):
 
 
 def test_rows_are_those_the_writer_told(shard_set):
-    infos = [indexed(LocalStore(Path(shard_set.url)), each.name) for each in shard_set.shards]
+    infos = [index_shard(LocalStore(Path(shard_set.url)), each.name) for each in shard_set.shards]
     told = [row for info in infos for row in info.samples.rows()]
     assert [shard_set.row(index) for index in range(12)] == told
     assert [row for shard in shard_set.shards for row in shard.samples.rows()] == told

@@ -11,13 +11,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from small_sets import indexed
 
 from shards.codec import decode_picture, decode_sample, encode_sample
 from shards.errors import AlreadyInStoreError, CorruptSampleError
 from shards.schema import SchemaError
 from shards.store import LocalStore, RemoteStore
-from shards.writer import write_shard
+from shards.writer import index_shard, write_shard
 
 
 def test_the_same_samples_give_the_same_file_in_any_store(tmp_path, samples_of):
@@ -105,7 +104,7 @@ def test_writing_a_shard_again_succeeds_and_another_one_of_its_name_fails(tmp_pa
     assert write_shard(store, "s.tar", samples_of(range(3))).sha256 == first.sha256
     with pytest.raises(AlreadyInStoreError, match="remove it first"):
         write_shard(store, "s.tar", samples_of(range(4)))
-    assert indexed(store, "s.tar").sha256 == first.sha256
+    assert index_shard(store, "s.tar").sha256 == first.sha256
 
 
 def _race(folder: Path, size: int) -> int:
@@ -123,14 +122,14 @@ def test_of_racing_processes_one_wins_and_what_it_wrote_is_whole(tmp_path, monke
     with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
         wrote = [done.result() for done in [pool.submit(_race, tmp_path, n) for n in (3, 4)]]
     assert sorted(wrote) in ([0, 3], [0, 4])
-    assert indexed(LocalStore(tmp_path), "s.tar").num_samples == max(wrote)
+    assert index_shard(LocalStore(tmp_path), "s.tar").num_samples == max(wrote)
     assert [path.name for path in tmp_path.iterdir()] == ["s.tar"]
 
 
 def test_an_index_made_afterwards_equals_the_writers(tmp_path, samples_of):
     store = LocalStore(tmp_path)
     written = write_shard(store, "s.tar", samples_of(range(3)))
-    found = indexed(store, "s.tar")
+    found = index_shard(store, "s.tar")
     assert found.samples.rows() == written.samples.rows()
     assert (found.sha256, found.num_bytes) == (written.sha256, written.num_bytes)
 
@@ -164,7 +163,7 @@ from pathlib import Path
 from small_sets import make_sample
 from shards.errors import StoreError
 from shards.store import LocalStore
-from shards.writer import write_shard
+from shards.writer import index_shard, write_shard
 
 samples = [make_sample(number) for number in range(8)]
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), int(sys.argv[2])))
@@ -197,7 +196,7 @@ def test_what_cannot_be_a_shard_is_refused(tmp_path, sample):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_no_truncated_shard_is_indexed(tmp_path, samples_of):
+def test_no_truncated_shard_is_index_shard(tmp_path, samples_of):
     """The stock library accepts many of these without a word."""
     store = LocalStore(tmp_path)
     whole = write_shard(store, "s.tar", samples_of(range(2)))
@@ -206,7 +205,7 @@ def test_no_truncated_shard_is_indexed(tmp_path, samples_of):
     for length in range(0, end, 512):
         (tmp_path / "t.tar").write_bytes(content[:length])
         try:
-            found = indexed(store, "t.tar")
+            found = index_shard(store, "t.tar")
         except CorruptSampleError:
             continue
         # A cut between two samples leaves a sound tar of fewer samples: the SHA-256 tells.
