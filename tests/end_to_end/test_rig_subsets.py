@@ -139,7 +139,7 @@ def test_a_set_whose_shapes_have_other_views_than_each_other_is_refused(tmp_path
         )
         for number, rig in enumerate(rigs)
     ]
-    publish_manifest(store, infos)
+    publish_manifest(store, [publish_part(store, info) for info in infos])
     with pytest.raises(NotStoredError, match="shapes have 5 to 6 views"):
         stored_views(ShardReader(tmp_path))
 
