@@ -128,6 +128,13 @@ def test_an_off_says_the_same_as_an_obj(file):
 @settings(max_examples=200, deadline=None)
 def test_no_bytes_lead_the_kernels_astray(content):
     for text in (content, b"v 0 0 0\nv 1 0 0\nv 0 1 0\nf " + content, b"OFF 3 1 0\n" + content):
-        for parse in (parse_obj, parse_off):
-            with suppress(ValueError):
-                parse(text, MAX_FACES)
+        with suppress(ValueError):
+            found = parse_obj(text, MAX_FACES)
+            assert_within(found.corner_position, len(found.positions))
+        with suppress(ValueError):
+            vertices, faces = parse_off(text, MAX_FACES)
+            assert_within(faces, len(vertices))
+
+
+def assert_within(corners, count):
+    assert ((corners >= 0) & (corners < count)).all()
