@@ -1,6 +1,6 @@
 """How long does an encoder take, and how much memory, against the form it is usually written in?
 
-    python -m benchmarks.step            batch 32, float32, and bfloat16 where the CPU has it; a record
+    python -m benchmarks.step            batch 32, float32 (and bfloat16 in hardware); a record
     python -m benchmarks.step --quick    batch 4, float32, under a minute
 
 Both forms have the same parameters and see the same clouds, in turns, on one core. Times are CPU
