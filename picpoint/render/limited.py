@@ -118,7 +118,7 @@ class LimitedCapture:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._stop()
+        self.close()
 
     def capture(self, shape: SourceShape) -> Sample:
         """Read, sample and render a shape.
@@ -134,10 +134,10 @@ class LimitedCapture:
             try:
                 return self._living_child().capture(shape)
             except _KilledError:
-                self._stop()
+                self.close()
             except MeshError as error:
                 if error.reason in ("timeout", "out_of_memory", "crashed"):
-                    self._stop()  # What is left of it is not to be trusted with another shape.
+                    self.close()  # What is left of it is not to be trusted with another shape.
                 raise
         raise MeshError(
             "out_of_memory", f"{_MAX_KILLED} children were killed while they were at it"
@@ -151,7 +151,7 @@ class LimitedCapture:
         """
         if self._child is not None and self._child.is_alive():
             return self._child
-        self._stop()
+        self.close()
         for _ in range(_MAX_KILLED):
             with suppress(_KilledError):
                 self._child = _Child(self.config, self.limits)
@@ -161,7 +161,8 @@ class LimitedCapture:
             "probably for want of memory; run the same command again with fewer workers"
         )
 
-    def _stop(self) -> None:
+    def close(self) -> None:
+        """End the child, if there is one; the next shape gets a new one."""
         if self._child is not None:
             self._child.stop()
             self._child = None

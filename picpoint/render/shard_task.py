@@ -10,6 +10,7 @@ Bytes differ only where a shape is lost to chance, such as a time limit on a bus
 was published first stays: a tar without its part is told of as it is.
 """
 
+import atexit
 import os
 import socket
 import time
@@ -198,4 +199,6 @@ def _capture_all(task: ShardTask, rejects: list[Reject]) -> Iterator[Sample]:
 @cache
 def _child(config: CaptureConfig, limits: CaptureLimits) -> LimitedCapture:
     """Keep one child from shard to shard: starting one takes as long as dozens of shapes."""
-    return LimitedCapture(config, limits)
+    child = LimitedCapture(config, limits)
+    atexit.register(child.close)
+    return child
