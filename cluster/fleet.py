@@ -16,7 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
-from types import TracebackType
+from types import FrameType, TracebackType
 from typing import Literal, TypeVar, cast
 
 from picpoint.render.children import end_with_parent
@@ -233,7 +233,7 @@ def _died(attempts: int) -> WorkerDiedError:
 def _serve(connection: Connection, work: Callable[[object], object]) -> None:
     """Do tasks until nobody asks any more; runs in a worker process."""
     end_with_parent()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # clears up what was begun
+    signal.signal(signal.SIGTERM, _leave)
     with suppress(EOFError):
         while True:
             task = connection.recv()
@@ -246,6 +246,13 @@ def _serve(connection: Connection, work: Callable[[object], object]) -> None:
                 connection.send(answer)
             except (TypeError, AttributeError, pickle.PicklingError) as error:
                 connection.send((False, TypeError(f"{work.__name__}: cannot answer: {error}")))
+
+
+def _leave(signum: int, frame: FrameType | None) -> None:
+    """End, clearing up what was begun, which another request to end must not disturb."""
+    del frame
+    signal.signal(signum, signal.SIG_IGN)
+    sys.exit(1)
 
 
 def _on_ray(
