@@ -51,7 +51,10 @@ def test_the_logged_losses_agree(runs: dict[int, Path]) -> None:
             # float32 sums in another order, and other kernels of the image encoder for other batch
             # sizes (float64 agrees to 1e-6: test_objective_ranks.py); Adam's first steps are signs,
             # which magnify a change of sign near zero, so later steps agree less well.
-            assert two[figure] == pytest.approx(one[figure], rel=5e-4 if one["step"] == 1 else 2e-2)
+            first = 5e-4 if figure == "grad_norm" else 1e-4
+            assert two[figure] == pytest.approx(
+                one[figure], rel=first if one["step"] == 1 else 2e-2
+            )
 
 
 def test_positions_and_batch_statistics_agree_after_the_last_step(runs: dict[int, Path]) -> None:
