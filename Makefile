@@ -1,6 +1,6 @@
 # make demo    the whole road, from meshes to a page of results   (SEEDS=3 for mean and std)
 # make test    the tests
-# make faults  the tests that kill processes and break requests; minutes
+# make faults  the tests that take long: they kill processes, break requests, fuzz meshes; minutes
 # make check   lint, format, types
 # make data    820 pieces of furniture and 6,227 electronic parts, rendered   (Debian; an hour)
 
@@ -17,10 +17,11 @@ demo: $(READY)
 	$(BIN)/picpoint demo seeds=$(SEEDS)
 
 test: $(READY)
-	$(BIN)/python -m pytest -m "not slow and not gpu and not kaolin and not remote"
+	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal \
+		-m "not slow and not gpu and not kaolin and not remote"
 
 faults: $(READY)
-	$(BIN)/python -m pytest -m "slow and not gpu and not kaolin" --timeout 1200 tests/faults tests/cluster tests/render
+	$(BIN)/python -m pytest -m "slow and not gpu and not kaolin and not remote" --timeout 1200
 
 check: $(READY)
 	$(BIN)/ruff check .

@@ -163,6 +163,7 @@ def interrupt_after_a_log_line(command: list[str], log: Path) -> tuple[int, str]
     return training.returncode, told
 
 
+@pytest.mark.slow
 def test_control_c_leaves_a_checkpoint_that_resume_continues(
     shard_set: Path, tmp_path: Path
 ) -> None:
@@ -216,6 +217,7 @@ def test_a_rendered_set_is_kept_and_said_to_be(
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
 
+@pytest.mark.slow
 def test_a_lost_shard_is_rendered_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source = write_cubes(tmp_path / "in", 2)
     arguments = ["render", f"source={source}", f"out={tmp_path / 'out'}", *SMALL_RENDER]
@@ -272,6 +274,7 @@ def process_group_exists(group: int) -> bool:
     return True
 
 
+@pytest.mark.slow
 def test_control_c_in_a_render_ends_it_soon_and_leaves_no_process(tmp_path: Path) -> None:
     source = write_cubes(tmp_path / "in", 600)
     rendering = subprocess.Popen(

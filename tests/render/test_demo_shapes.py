@@ -38,6 +38,14 @@ def test_the_pack_is_small_enough_to_be_committed():
         assert max(info.file_size for info in archive.infolist()) <= 1_000_000
 
 
+@pytest.fixture(scope="module")
+def barrel_and_crate(shapes):
+    names = ("barrel", "crate")
+    by_id = {shape.source_id: shape for shape in shapes}
+    return {name: by_id[f"blendswap-cc0/{name}"].read_mesh() for name in names}
+
+
+@pytest.mark.slow
 def test_every_shape_is_read_and_nothing_was_wrong_with_it(shapes, meshes):
     for shape in shapes:
         mesh = meshes[shape.source_id]
@@ -47,6 +55,7 @@ def test_every_shape_is_read_and_nothing_was_wrong_with_it(shapes, meshes):
         assert 0.02 < 2 / fit_unit_sphere(mesh.vertices, mesh.faces).scale < 20, shape
 
 
+@pytest.mark.slow
 def test_textures_are_there_and_small(meshes):
     textures = [m.texture for mesh in meshes.values() for m in mesh.materials]
     textures = [texture for texture in textures if texture is not None]
@@ -54,6 +63,7 @@ def test_textures_are_there_and_small(meshes):
     assert max(max(texture.shape) for texture in textures) <= 128
 
 
+@pytest.mark.slow
 def test_tables_stand_upright(shapes, meshes):
     """A table's level faces are near its top, whichever way it is turned about the vertical."""
     for shape in shapes:
@@ -79,8 +89,8 @@ def test_every_shape_has_a_creator_a_licence_and_a_line_in_the_credits(shapes):
     assert credits_text.count("| `blendswap-cc0/") == len(rows)
 
 
-def test_a_mesh_written_as_glb_is_read_again(meshes):
-    mesh = meshes["blendswap-cc0/barrel"]
+def test_a_mesh_written_as_glb_is_read_again(barrel_and_crate):
+    mesh = barrel_and_crate["barrel"]
     again = read_mesh(glb_bytes(mesh), "barrel.glb")
     corners, corners_again = mesh.vertices[mesh.faces], again.vertices[again.faces]
     order = np.lexsort(corners.reshape(len(corners), -1).T)
@@ -98,16 +108,14 @@ def model(name, licence_text=""):
     return Model(entry, "box", licence_text)
 
 
-def test_the_same_shapes_are_packed_to_the_same_bytes_in_any_order(tmp_path, meshes):
-    packed = [
-        (model(name), glb_bytes(meshes[f"blendswap-cc0/{name}"])) for name in ("barrel", "crate")
-    ]
+def test_the_same_shapes_are_packed_to_the_same_bytes_in_any_order(tmp_path, barrel_and_crate):
+    packed = [(model(name), glb_bytes(mesh)) for name, mesh in barrel_and_crate.items()]
     write_pack(tmp_path / "a.zip", packed)
     write_pack(tmp_path / "b.zip", packed[::-1])
     assert (tmp_path / "a.zip").read_bytes() == (tmp_path / "b.zip").read_bytes()
     first, second = list_shapes(tmp_path / "a.zip")
     assert (first.source_id, second.source_id) == ("blendswap-cc0/barrel", "blendswap-cc0/crate")
-    assert len(first.read_mesh().faces) == len(meshes["blendswap-cc0/barrel"].faces)
+    assert len(first.read_mesh().faces) == len(barrel_and_crate["barrel"].faces)
 
 
 @pytest.mark.parametrize(

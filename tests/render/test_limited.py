@@ -114,6 +114,7 @@ def test_a_source_that_is_gone_ends_the_job_and_not_the_mesh(child, tmp_path):
         child.capture(SourceShape("a", "", tmp_path / "gone", "a.obj"))
 
 
+@pytest.mark.slow
 def test_a_mesh_that_wants_more_memory_than_allowed_is_refused_and_the_next_one_read(
     child, tmp_path
 ):
@@ -141,6 +142,7 @@ def test_a_child_that_crashes_costs_one_mesh(child, tmp_path):
     assert "SIGSEGV" in str(error)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGTERM])
 def test_a_child_that_somebody_kills_costs_no_mesh(child, tmp_path, sent):
     before = child.capture(shape(tmp_path))
