@@ -269,8 +269,11 @@ def _on_ray(
         max_retries=_MAX_ATTEMPTS - 1,
         retry_exceptions=[TransientStoreError],  # pyright: ignore[reportArgumentType]
     )(work)
+    # Without it the memory monitor of Ray tries a task again without end.
+    own = {"task_oom_retries": _MAX_ATTEMPTS - 1} if fleet.address == "local" else None
     with ray.init(
         address=fleet.address,
+        _system_config=own,
         include_dashboard=False,
         log_to_driver=False,
         configure_logging=False,

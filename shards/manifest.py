@@ -48,6 +48,7 @@ from shards.writer import check_shard_name
 
 __all__ = [
     "MANIFEST",
+    "PARTS",
     "Manifest",
     "MemberSpan",
     "Reject",
@@ -66,6 +67,7 @@ __all__ = [
 MANIFEST = "manifest.json"
 SHARDS_TABLE = "manifest/shards.parquet"
 REJECTS_TABLE = "manifest/rejects.parquet"
+PARTS = "manifest/samples"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -136,7 +138,7 @@ class Manifest:
 
 def part_name(shard: str) -> str:
     """Name the Parquet file that tells of a shard."""
-    return f"manifest/samples/{shard.removesuffix('.tar')}.parquet"
+    return f"{PARTS}/{shard.removesuffix('.tar')}.parquet"
 
 
 def publish_part(store: Store, shard: ShardInfo) -> ShardEntry:

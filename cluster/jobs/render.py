@@ -10,7 +10,8 @@ import hashlib
 import random
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,12 +30,22 @@ from picpoint.render.shard_task import FinishedShard, ShardTask, finish_shard, p
 from picpoint.render.sources import SourceShape, list_shapes
 from shards.codec import encode_sample
 from shards.columns import ShardEntry
-from shards.errors import ShardError, StoreError
-from shards.manifest import Manifest, load_manifest, load_part, publish_manifest
+from shards.errors import NotFoundInStoreError, ShardError, StoreError
+from shards.manifest import (
+    PARTS,
+    Manifest,
+    load_manifest,
+    load_part,
+    part_name,
+    publish_manifest,
+)
 from shards.store import open_store
 
 # Shapes that `--dry-run` tries, to tell what a job will take.
 _NUM_TRIED = 5
+# Requests under way at once; a request to object storage takes some 20 ms, and then nothing.
+_ASKED_AT_ONCE = 32
+_PIECE_SHAPES = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,21 +200,35 @@ def run(job: RenderJob) -> Manifest:
             rejects[0].reason,
             f"none of the {len(shapes)} meshes could be rendered; the first: {rejects[0].detail}",
         )
-    store = open_store(job.out)
-    if entries[0] != load_part(store, entries[0].name) or entries[-1] != load_part(
-        store, entries[-1].name
-    ):
-        raise StoreError(
-            f"{job.out}: what the workers finished is not there; give a URL, or a folder that all "
-            "machines share"
-        )
-    publish_manifest(store, entries)
+    _check_all_are_here(job.out, entries)
+    publish_manifest(job.out, entries)
     stage.finish()
     reasons = Counter(reject.reason for reject in rejects)
     counts = ", ".join(f"{count} {reason}" for reason, count in sorted(reasons.items()))
     print(f"{tally}; workers idle at the end {stragglers.idle_s:.1f} s", flush=True)
     print(f"rejected: {counts or 'none'}", flush=True)
     return load_manifest(job.out)
+
+
+def _check_all_are_here(out: str, entries: Sequence[ShardEntry]) -> None:
+    """Refuse a folder that each machine of a cluster has for itself.
+
+    Raises:
+        StoreError: a shard was finished elsewhere.
+    """
+    store = open_store(out)
+    try:
+        here = set(store.list_names(PARTS))
+    except NotFoundInStoreError:
+        here = set[str]()
+    lost = [entry.name for entry in entries if part_name(entry.name) not in here]
+    # A folder of the same name, left from another job, may hold the same names.
+    if lost or entries[0] != load_part(store, entries[0].name):
+        raise StoreError(
+            f"{out}: {lost[0] if lost else entries[0].name} and {max(len(lost) - 1, 0)} other "
+            "shards, which workers finished, are not there; give a URL, or a folder that all "
+            "machines share"
+        )
 
 
 def _with_known_renderer(job: RenderJob) -> RenderJob:
@@ -267,10 +292,19 @@ def _fingerprint(shapes: Sequence[SourceShape]) -> str:
     Not of what a mesh names (materials, textures); nor, of object storage, the time.
     """
     digest = hashlib.sha256()
-    for shape in shapes:
-        line = (shape.source_id, shape.label, shape.file, *shape.stamp())
+    for shape, stamp in zip(shapes, _stamps(shapes), strict=True):
+        line = (shape.source_id, shape.label, shape.file, *stamp)
         digest.update(repr(line).encode())
     return digest.hexdigest()
+
+
+def _stamps(shapes: Sequence[SourceShape]) -> Iterator[tuple[int, int]]:
+    """Ask after every file; many at once of those in object storage."""
+    with ThreadPoolExecutor(_ASKED_AT_ONCE) as threads:
+        for start in range(0, len(shapes), _PIECE_SHAPES):
+            piece = shapes[start : start + _PIECE_SHAPES]
+            is_remote = isinstance(piece[0].source, str)
+            yield from (threads.map if is_remote else map)(SourceShape.stamp, piece)
 
 
 def _whole_manifest(out: str) -> Manifest | None:
@@ -279,7 +313,8 @@ def _whole_manifest(out: str) -> Manifest | None:
         manifest = load_manifest(out)
         store = open_store(out)
         shards = [shard for shard in manifest.shards if shard.num_samples]
-        sizes = [store.size(shard.name) for shard in shards]
+        with ThreadPoolExecutor(_ASKED_AT_ONCE) as threads:
+            sizes = list(threads.map(store.size, [shard.name for shard in shards]))
     except ShardError as error:
         print(f"rendering again: {error}", flush=True)
         return None

@@ -1,5 +1,6 @@
 """How does a file become a mesh? The formats, what a file may cost, and what goes wrong."""
 
+import errno
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -14,12 +15,14 @@ from picpoint.render.off import parse_off
 from picpoint.render.scenes import Part, load_parts
 from picpoint.render.textures import TextureError, TextureLimits, decode_texture
 from picpoint.render.vrml import parse_vrml
-from shards.errors import StoreError
+from shards.errors import StoreError, TransientStoreError
 
 SUFFIXES = (".glb", ".gltf", ".obj", ".off", ".ply", ".stl", ".wrl")
 
 # Finds a file that a mesh names (material library, texture) by that name; None if there is none.
 Companions = Callable[[str], bytes | None]
+
+_FAULTS_OF_THE_DISK = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN, errno.EMFILE)
 
 # sRGB of what has no colour of its own.
 _GREY = (0.8, 0.8, 0.8)
@@ -55,6 +58,7 @@ def read_mesh_file(
 
     Raises:
         MeshError: it cannot be rendered; `reason` says why.
+        TransientStoreError: the disk failed in passing.
     """
     inside = (path.parent if root is None else root).resolve()
 
@@ -62,7 +66,7 @@ def read_mesh_file(
         try:
             wanted = (path.parent / name).resolve()
             return read_bytes(wanted, limits) if wanted.is_relative_to(inside) else None
-        except (MeshError, OSError):
+        except (MeshError, OSError, ValueError):  # names that no file can have
             return None
 
     return read_mesh(read_bytes(path, limits), path.name, find, limits)
@@ -73,6 +77,7 @@ def read_bytes(path: Path, limits: MeshLimits) -> bytes:
 
     Raises:
         MeshError: `too_large`, or `unreadable`: it is not there, no plain file, or not ours.
+        TransientStoreError: the disk or the network failed, which says nothing of the file.
     """
     try:
         if not path.is_file():
@@ -80,6 +85,8 @@ def read_bytes(path: Path, limits: MeshLimits) -> bytes:
         check_num_bytes(path.name, path.stat().st_size, limits)
         return path.read_bytes()
     except OSError as error:
+        if error.errno in _FAULTS_OF_THE_DISK:
+            raise TransientStoreError(f"{path}: {error.strerror}; check the disk") from error
         raise MeshError("unreadable", f"{path.name}: {error.strerror or error}") from error
 
 

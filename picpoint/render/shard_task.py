@@ -125,8 +125,7 @@ def _make(task: ShardTask, store: Store, rejected: Sequence[Reject]) -> ShardEnt
         # were lost, and who may be about to tell of it.
         for pause_s in _PAUSES_S:
             time.sleep(pause_s)
-            told = load_part(store, task.name)
-            if told is not None and _is_intact(store, told):
+            if (told := _told_of(task, store)) is not None:
                 return told
         return _adopt(task, store, rejects)
 
@@ -161,7 +160,19 @@ def _adopt(task: ShardTask, store: Store, rejects: Sequence[Reject]) -> ShardEnt
         for shape in task.shapes
         if shape.source_id not in here
     ]
-    return publish_part(store, replace(found, rejects=tuple(lost)))
+    try:
+        return publish_part(store, replace(found, rejects=tuple(lost)))
+    except AlreadyInStoreError:
+        # Another worker has just told of it, who knew other reasons.
+        if (told := _told_of(task, store)) is None:
+            raise
+        return told
+
+
+def _told_of(task: ShardTask, store: Store) -> ShardEntry | None:
+    """Give what another worker told of a shard, if the tar is there as it was told of."""
+    told = load_part(store, task.name)
+    return told if told is not None and _is_intact(store, told) else None
 
 
 def _is_intact(store: Store, entry: ShardEntry) -> bool:

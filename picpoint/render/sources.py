@@ -1,5 +1,6 @@
 """Where are the shapes? Folders, archives and lists of mesh files, listed in a fixed order."""
 
+import io
 import lzma
 import os
 import zipfile
@@ -9,18 +10,18 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path, PurePosixPath
+from sys import intern
 from typing import NoReturn
 
 from picpoint.render.furniture import FURNITURE_CATALOGUE, parse_furniture
 from picpoint.render.layouts import NamedFile, name_file
-from picpoint.render.lists import LIST_SUFFIXES, parse_list
+from picpoint.render.lists import LIST_SUFFIXES, OpenTable, parse_list
 from picpoint.render.meshes import Mesh, MeshError, turn
 from picpoint.render.readers import (
     DEFAULT_LIMITS,
     SUFFIXES,
     MeshLimits,
     check_num_bytes,
-    read_bytes,
     read_mesh,
     read_mesh_file,
 )
@@ -136,29 +137,47 @@ def list_shapes(source: str | Path) -> tuple[SourceShape, ...]:
 
 
 def _found_shapes(source: Path) -> Iterator[SourceShape]:
-    if source.is_file() and source.suffix.lower() in LIST_SUFFIXES:
-        try:
-            content = source.read_bytes()
-        except OSError as error:
-            raise SourceError(f"{source}: {error.strerror}; let this user read it") from error
-        for row in _parsed_list(content, source, source.name):
+    suffix = source.suffix.lower()
+    if source.is_dir():
+        yield from _folder_shapes(source)
+    elif suffix in LIST_SUFFIXES:
+        for row in _listed_rows(source, source.name):
             yield _listed_shape(*row, source)
-        return
-    if source.suffix.lower() == FURNITURE_SUFFIX and source.is_file():
+    elif suffix == FURNITURE_SUFFIX:
         yield from _furniture_shapes(source)
-        return
-    files = set(_folder_files(source) if source.is_dir() else _archive_files(source))
-    if CATALOGUE in files:
-        for source_id, label, file in _catalogue_rows(source):
-            _check_is_there(file, source_id, files, source, CATALOGUE)
+    else:
+        yield from _archive_shapes(source)
+
+
+def _folder_shapes(source: Path) -> Iterator[SourceShape]:
+    if (source / CATALOGUE).exists():
+        for source_id, label, file in _listed_rows(source / CATALOGUE, CATALOGUE):
+            is_there = ".." not in PurePosixPath(file).parts and (source / file).is_file()
+            _check_is_there(is_there, file, source_id, source, CATALOGUE)
             yield SourceShape(source_id, label, source, file)
         return
-    for file in files:
+    for file in _folder_files(source):
         suffix = PurePosixPath(file).suffix.lower()
         if suffix in SUFFIXES:
             yield _named_shape(name_file(file), source)
-        elif suffix == FURNITURE_SUFFIX and source.is_dir():
+        elif suffix == FURNITURE_SUFFIX:
             yield from _furniture_shapes(source / file)
+
+
+def _archive_shapes(source: Path) -> Iterator[SourceShape]:
+    with _open_archive(source) as archive:
+        files = {info.filename for info in archive.infolist() if not info.is_dir()}
+        if CATALOGUE not in files:
+            meshes = [name for name in files if PurePosixPath(name).suffix.lower() in SUFFIXES]
+            yield from (_named_shape(name_file(file), source) for file in meshes)
+            return
+        try:
+            catalogue = io.BytesIO(_unpack(archive, CATALOGUE, DEFAULT_LIMITS))
+        except MeshError as error:
+            raise _unreadable_list(source, CATALOGUE, error) from error
+    for source_id, label, file in _parsed_list(catalogue, source, CATALOGUE):
+        _check_is_there(file in files, file, source_id, source, CATALOGUE)
+        yield SourceShape(source_id, label, source, file)
 
 
 def _named_shape(named: NamedFile, source: Path) -> SourceShape:
@@ -169,13 +188,13 @@ def _listed_shape(source_id: str, label: str, file: str, table: Path) -> SourceS
     """Find the file of one row of a list."""
     scheme, separator, _ = file.partition("://")
     if separator and scheme != "file":
-        folder, _, name = file.rpartition("/")
+        url, _, name = file.rpartition("/")
         if scheme not in REMOTE_SCHEMES or not name:
             raise SourceError(
                 f"{table}: {file!r} names no file in a store; give a path, file://, "
                 + ", ".join(f"{known}://" for known in REMOTE_SCHEMES)
             )
-        return SourceShape(source_id, label, folder, name)
+        return SourceShape(source_id, intern(label), intern(url), name)  # of millions of rows
     path, folder = table.parent / file.removeprefix("file://"), table.parent
     if not path.is_file():
         raise SourceError(
@@ -201,7 +220,7 @@ def _furniture_shapes(source: Path) -> Iterator[SourceShape]:
             ) from error
     for entry in entries:
         source_id = PurePosixPath(entry.file).with_suffix("").as_posix()
-        _check_is_there(entry.file, source_id, files, source, FURNITURE_CATALOGUE)
+        _check_is_there(entry.file in files, entry.file, source_id, source, FURNITURE_CATALOGUE)
         yield SourceShape(source_id, entry.category, source, entry.file, entry.rotation)
 
 
@@ -231,12 +250,6 @@ def _refuse_folder(error: OSError) -> NoReturn:
     ) from error
 
 
-def _archive_files(source: Path) -> Iterator[str]:
-    """Yield the names of all files in an archive."""
-    with _open_archive(source) as archive:
-        yield from (info.filename for info in archive.infolist() if not info.is_dir())
-
-
 def _open_archive(source: Path) -> zipfile.ZipFile:
     try:
         return zipfile.ZipFile(source)
@@ -244,35 +257,32 @@ def _open_archive(source: Path) -> zipfile.ZipFile:
         raise SourceError(f"{source}: {error}; give a folder or a sound .zip") from error
 
 
-def _catalogue_rows(source: Path) -> Iterator[tuple[str, str, str]]:
-    """Read the catalogue of a source; yield id, label and file of every row."""
+def _listed_rows(path: Path, name: str) -> Iterator[tuple[str, str, str]]:
+    """Read a list of shapes on the disk; yield id, label and file of every row."""
+    source = path if path.name != CATALOGUE else path.parent
     try:
-        if source.is_dir():
-            content = read_bytes(source / CATALOGUE, DEFAULT_LIMITS)
-        else:
-            with _open_archive(source) as archive:
-                content = _unpack(archive, CATALOGUE, DEFAULT_LIMITS)
-    except MeshError as error:
-        raise _unreadable_list(source, CATALOGUE, error) from error
-    return _parsed_list(content, source, CATALOGUE)
+        with path.open("rb") as table:
+            yield from _parsed_list(table, source, name)
+    except OSError as error:
+        raise SourceError(f"{path}: {error.strerror}; let this user read it") from error
 
 
-def _parsed_list(content: bytes, source: Path, name: str) -> Iterator[tuple[str, str, str]]:
+def _parsed_list(table: OpenTable, source: Path, name: str) -> Iterator[tuple[str, str, str]]:
     try:
-        yield from parse_list(content, name)
+        yield from parse_list(table, name)
     except ValueError as error:
         raise _unreadable_list(source, name, error) from error
 
 
-def _unreadable_list(source: Path, name: str, error: ValueError) -> SourceError:
+def _unreadable_list(source: Path, name: str, error: Exception) -> SourceError:
     wanted = "CSV file in UTF-8" if name.lower().endswith(".csv") else "Parquet file"
     return SourceError(f"{source}: {name} cannot be read ({error}); give a sound {wanted}")
 
 
 def _check_is_there(
-    file: str, source_id: str, files: set[str], source: Path, catalogue: str
+    is_there: bool, file: str, source_id: str, source: Path, catalogue: str
 ) -> None:
-    if file not in files:
+    if not is_there:
         raise SourceError(
             f"{source}: {catalogue} names {file!r} as {source_id!r}, which is not there; add the "
             "file or take out the row"

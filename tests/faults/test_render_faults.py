@@ -2,18 +2,22 @@
 
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 import obstore
 import pytest
 from fault_proxy import Faults, fault_proxy
 
 from cluster.app import main
+from shards.manifest import load_manifest
+from shards.reader import Request, ShardReader
 from shards.store import LocalStore
 from shards.verify import verify
 from tests.s3_server import BUCKET, S3Server, s3_server
@@ -22,6 +26,7 @@ pytestmark = pytest.mark.slow
 
 # Real meshes, enough work for the kills to fall within it.
 SIZES = ["source=demo", "shapes_per_shard=6", "capture.num_points=1024"]
+SOLID = "v 0 0 0\nv 1 0 0\nv 0 1 0\nv 0 0 {}\nf 1 3 2\nf 1 2 4\nf 2 3 4\nf 1 4 3\n"
 MAY_DIFFER = {"render.done.json"}  # when and how long
 DEADLINE_S = 900
 
@@ -39,12 +44,14 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     return {name: LocalStore(out).get(name) for name in LocalStore(out).list_names()}
 
 
-def start(out: str, environment: dict[str, str]) -> subprocess.Popen[bytes]:
+def start(
+    out: str, environment: dict[str, str], stdout: int | IO[bytes] = subprocess.DEVNULL
+) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
         [sys.executable, "-m", "cluster.app", "render", f"out={out}", *SIZES],
         env=os.environ | environment,
         start_new_session=True,
-        stdout=subprocess.DEVNULL,
+        stdout=stdout,
         stderr=subprocess.DEVNULL,
     )
 
@@ -126,9 +133,50 @@ def test_kills_and_failing_requests_leave_the_undisturbed_set(server, undisturbe
     assert verify(url).findings == ()
 
 
-def test_two_jobs_share_one_output_without_damage(server, undisturbed):
-    drivers = [start(f"s3://{BUCKET}/shared", server.environment()) for _ in range(2)]
+def test_two_jobs_share_one_output_without_damage(server, undisturbed, tmp_path):
+    logs = [tmp_path / "first", tmp_path / "second"]
+    drivers = []
+    for path in logs:
+        with path.open("wb") as log:
+            drivers.append(start(f"s3://{BUCKET}/shared", server.environment(), log))
     assert [driver.wait(timeout=DEADLINE_S) for driver in drivers] == [0, 0]
     found = objects_of(server, "shared")
     assert found.keys() == undisturbed.keys()
     assert all(found[name] == undisturbed[name] for name in undisturbed.keys() - MAY_DIFFER)
+    for path in logs:
+        num_shards, num_kept = re.findall(
+            r"(\d+)/\1 shards\s+(?:\((\d+) kept\))?", path.read_text()
+        )[-1]
+        assert int(num_kept or 0) < int(num_shards), "one job did all the work"
+
+
+def test_meshes_behind_failing_requests_are_all_rendered(server, tmp_path, monkeypatch):
+    """A store that fails in passing is never a reject of a mesh, or a texture that is missing."""
+    meshes = tmp_path / "meshes"
+    meshes.mkdir()
+    rows = ["source_id,label,file"]
+    for number in range(24):
+        text = f"mtllib {number}.mtl\nusemtl red\n" + SOLID.format(number + 1)
+        (meshes / f"{number}.obj").write_text(text)
+        (meshes / f"{number}.mtl").write_text("newmtl red\nKd 1 0 0\n")
+        rows.append(f"{number:02d},solid,s3://{BUCKET}/meshes/{number}.obj")
+        for suffix in ("obj", "mtl"):
+            path = meshes / f"{number}.{suffix}"
+            obstore.put(server.store("meshes"), path.name, path.read_bytes())
+    table = tmp_path / "list.csv"
+    table.write_text("\n".join(rows) + "\n")
+    settings = ["shapes_per_shard=6", "capture.num_points=64", "capture.rig.size_px=16"]
+    faults = Faults(refused=0.2, reset=0.1, answer_cut=0.1, seed=0)
+    sets = []
+    for name, port in (("calm", server.port), ("stormy", None)):
+        with fault_proxy(server.port, faults) as faulty:
+            for key, value in server.environment(port or faulty).items():
+                monkeypatch.setenv(key, value)
+            out = tmp_path / name
+            assert main(["render", f"source={table}", f"out={out}", *settings]) == 0
+        sets.append({name: LocalStore(out).get(name) for name in LocalStore(out).list_names()})
+        manifest = load_manifest(out)
+        assert (manifest.num_samples, manifest.rejects) == (24, ())
+        assert all(not ShardReader(out).read(Request(row)).meta.warnings for row in range(24))
+    assert sum(faults.counts.values()) - faults.counts["none"] >= 10, faults
+    assert all(sets[0][name] == sets[1][name] for name in sets[0].keys() - MAY_DIFFER)

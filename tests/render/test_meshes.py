@@ -4,6 +4,7 @@ import math
 import pickle
 import struct
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from picpoint.render.meshes import Material, Mesh, MeshError, mend, turn
 from picpoint.render.normals import crease_normals, face_normals
 from picpoint.render.readers import SUFFIXES, MeshLimits, read_mesh, read_mesh_file
 from picpoint.render.textures import TextureLimits
+from shards.errors import TransientStoreError
 
 TRIANGLE_OBJ = b"v 0 0 0\nv 1 0 0\nv 0 1 0\nf 1 2 3\n"
 
@@ -737,6 +739,17 @@ def test_normals_of_the_file_that_make_no_sense_are_computed():
         mesh = ball_with_normals(lambda corners, v=values: spoil(v, corners))
         computed = crease_normals(mesh.vertices, mesh.faces)
         np.testing.assert_array_equal(mend(mesh).corner_normals, computed)
+
+
+def test_a_disk_that_fails_is_no_fault_of_the_mesh(tmp_path):
+    """Reading a process's memory from its start is an input/output error."""
+    failing = Path("/proc/self/mem")
+    with pytest.raises(TransientStoreError, match="check the disk"):
+        read_mesh_file(failing)
+    (tmp_path / "a.obj").write_bytes(b"mtllib a.mtl\n" + TRIANGLE_OBJ)
+    (tmp_path / "a.mtl").symlink_to(failing)
+    with pytest.raises(TransientStoreError, match="check the disk"):
+        read_mesh_file(tmp_path / "a.obj", root=Path("/"))
 
 
 def test_a_mesh_file_finds_its_companions_in_its_root_and_not_elsewhere(tmp_path):

@@ -140,6 +140,23 @@ def test_a_tar_whose_writer_never_told_of_it_is_told_of_as_it_is(task, monkeypat
     assert finish_shard(task).was_finished
 
 
+def test_of_two_who_tell_of_a_tar_at_once_the_second_takes_what_the_first_told(task, monkeypatch):
+    monkeypatch.setattr(shard_task, "_PAUSES_S", (0.0,))
+    finish_shard(replace(task, shapes=task.shapes[1:]))
+    (Path(task.out) / part_name(task.name)).unlink()
+    told_first = []
+
+    def told(store, shard):
+        if not told_first:
+            reasons = tuple(replace(reject, reason="timeout") for reject in shard.rejects)
+            told_first.append(publish_part(store, replace(shard, rejects=reasons)))
+        return publish_part(store, shard)
+
+    monkeypatch.setattr(shard_task, "publish_part", told)
+    monkeypatch.setattr(shard_task, "_capture_all", lambda task, rejects: iter(()))
+    assert finish_shard(task).entry == told_first[0]
+
+
 def test_a_tar_of_other_shapes_is_not_taken(task, tmp_path, monkeypatch):
     monkeypatch.setattr(shard_task, "_PAUSES_S", (0.0,))
     others = list_shapes(write_source(tmp_path / "more", 6))
