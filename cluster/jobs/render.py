@@ -23,7 +23,8 @@ from picpoint.assets import DEMO_SHAPES
 from picpoint.geometry.layouts import from_any_folder
 from picpoint.geometry.rigs import build_cameras
 from picpoint.render.capture import CaptureConfig
-from picpoint.render.limited import CaptureLimits, LimitedCapture
+from picpoint.render.capture_child import CaptureLimits
+from picpoint.render.limited import LimitedCapture
 from picpoint.render.meshes import MeshError
 from picpoint.render.renderer import resolve_renderer
 from picpoint.render.shard_task import FinishedShard, ShardTask, finish_shard, plan_shards

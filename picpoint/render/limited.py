@@ -7,46 +7,39 @@ The child is a fresh Python, started once, that takes one shape after the other.
 many bytes and no more; past its time it is killed and the next shape gets a new one. It is told
 what to do in JSON and answers in the members of a sample, checked as a shard's are: whatever a file
 makes of the child, its parent runs nothing that the child says.
-
-    frame    length, 8 bytes, little-endian; then so many bytes
-    request  one frame: JSON of a shape
-    answer   one frame: JSON, either {"reason", "detail"} or {"members": names}; then one frame each
 """
 
-import json
 import os
-import resource
 import selectors
 import signal
-import struct
 import subprocess
 import sys
 import tempfile
 import time
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 from types import TracebackType
-from typing import IO, Any
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
-from picpoint.render.capture import CaptureConfig, capture
-from picpoint.render.children import end_with_parent
+from picpoint.render.capture import CaptureConfig
+from picpoint.render.capture_child import (
+    LENGTH,
+    MAX_DETAIL,
+    READY,
+    SOURCE_BUSY,
+    SOURCE_GONE,
+    CaptureLimits,
+    encode_settings,
+    encode_shape,
+    write_frame,
+)
 from picpoint.render.meshes import MeshError
-from picpoint.render.readers import MeshLimits, read_mesh
 from picpoint.render.sources import SourceError, SourceShape
-from shards.codec import decode_sample, encode_sample
+from shards.codec import decode_sample
 from shards.errors import ShardError, TransientStoreError
 from shards.schema import Sample
 
-# A source that is gone is no fault of the mesh: the job ends. No mesh has this for its reason.
-_SOURCE_GONE = "source_gone"
-_SOURCE_BUSY = "source_busy"
-_READY = b"ready"
-_LENGTH = struct.Struct("<Q")
-# Python, NumPy, numba and what they load take this much before the first mesh.
-_LEAST_MEMORY_BYTES = 512 * 2**20
 _STOP_S = 5.0
 # Who kills a child may mean the shape in it, which was too large for the machine, or not.
 _MAX_KILLED = 5
@@ -54,42 +47,7 @@ _KILLING = (signal.SIGKILL, signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
 # Object storage may be tried again for so long; that time is not the mesh's.
 _FETCHING_S = 600.0
 _LAST_WORDS_BYTES = 4096
-# Longer waits than this are no limit, and more than the system's own calls take.
-_LONGEST_S = 86400.0
-_PIECE_BYTES, _MAX_HEAD_BYTES, _MAX_DETAIL = 2**20, 2**20, 500
-# A child that writes more into files than compiled kernels need is stopped.
-_MAX_WRITTEN_BYTES = 256 * 2**20
-_WARM_UP_OBJ = b"v 0 0 0\nv 1 0 0\nv 0 1 0\nv 0 0 1\nf 1 3 2\nf 1 2 4\nf 2 3 4\nf 1 4 3\n"
-
-
-@dataclass(frozen=True, slots=True)
-class CaptureLimits:
-    """What one shape may cost, from opening its file to the finished sample.
-
-    Attributes:
-        seconds: of wall time.
-        memory_bytes: that the child may allocate, some 0.3 GB for Python and its libraries
-            included. Held by Linux only.
-        start_seconds: for a new child to load and, the first time, to compile its kernels.
-        mesh: what a file may hold.
-    """
-
-    seconds: float = 60.0
-    memory_bytes: int = 4 * 2**30
-    start_seconds: float = 300.0
-    mesh: MeshLimits = field(default_factory=MeshLimits)
-
-    def __post_init__(self) -> None:
-        if not all(0 < seconds <= _LONGEST_S for seconds in (self.seconds, self.start_seconds)):
-            raise ValueError(
-                f"seconds {self.seconds}, start_seconds {self.start_seconds}: must be above 0 and "
-                f"at most {_LONGEST_S:.0f}; usual are 60 and 300"
-            )
-        if self.memory_bytes < _LEAST_MEMORY_BYTES:
-            raise ValueError(
-                f"memory_bytes {self.memory_bytes}: must be at least {_LEAST_MEMORY_BYTES}, which "
-                "Python and its libraries need; usual is 4294967296"
-            )
+_PIECE_BYTES, _MAX_HEAD_BYTES = 2**20, 2**20
 
 
 class _KilledError(Exception):
@@ -177,6 +135,10 @@ class _Head:
     members: tuple[str, ...] = ()
 
 
+_ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+_HEAD = TypeAdapter(_Head)
+
+
 class _Child:
     """One child process and the pipes to it."""
 
@@ -186,7 +148,7 @@ class _Child:
         self.last_words = tempfile.TemporaryFile()  # noqa: SIM115  (closed by `stop`)
         # A group of its own, so that Ctrl-C reaches the parent alone. -P: the path is the parent's.
         self.process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "picpoint.render.limited", str(os.getpid())],
+            [sys.executable, "-P", "-m", "picpoint.render.capture_child", str(os.getpid())],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self.last_words,
@@ -199,14 +161,10 @@ class _Child:
         self._start(config)
 
     def _start(self, config: CaptureConfig) -> None:
-        settings = {
-            "capture": _CONFIG.dump_python(config, mode="json"),
-            "limits": asdict(self.limits),
-        }
         deadline = time.monotonic() + self.limits.start_seconds
         try:
-            _write_frame(self.requests, json.dumps(settings).encode())
-            answer = self._receive(deadline, len(_READY))
+            write_frame(self.requests, encode_settings(config, self.limits))
+            answer = self._receive(deadline, len(READY))
         except (EOFError, OSError) as error:
             why, is_killed = self._end(error), self._was_killed()
             self.stop()
@@ -219,7 +177,7 @@ class _Child:
         except BaseException:  # Ctrl-C
             self.stop()
             raise
-        assert answer == _READY
+        assert answer == READY
 
     def is_alive(self) -> bool:
         """Tell whether the process runs."""
@@ -230,7 +188,7 @@ class _Child:
         fetching_s = _FETCHING_S if isinstance(shape.source, str) else 0.0
         deadline = time.monotonic() + self.limits.seconds + fetching_s
         try:
-            _write_frame(self.requests, _encode_shape(shape))
+            write_frame(self.requests, encode_shape(shape))
             head = _HEAD.validate_json(self._receive(deadline, _MAX_HEAD_BYTES))
             room_bytes, members = self.limits.memory_bytes, dict[str, bytes]()
             for name in head.members:
@@ -246,9 +204,9 @@ class _Child:
             raise MeshError("crashed", how) from error
         except (ShardError, ValueError) as error:
             raise MeshError("crashed", f"the child's answer is no sample: {error}") from error
-        if head.reason == _SOURCE_GONE:
+        if head.reason == SOURCE_GONE:
             raise SourceError(head.detail)
-        if head.reason == _SOURCE_BUSY:
+        if head.reason == SOURCE_BUSY:
             raise TransientStoreError(head.detail)
         if sample is None:
             raise MeshError(head.reason, head.detail)
@@ -276,7 +234,7 @@ class _Child:
             EOFError: the child is gone.
             ValueError: the frame is longer than allowed.
         """
-        (num_bytes,) = _LENGTH.unpack(self._read(_LENGTH.size, deadline))
+        (num_bytes,) = LENGTH.unpack(self._read(LENGTH.size, deadline))
         if num_bytes > most_bytes:
             raise ValueError(f"a frame of {num_bytes} bytes, at most {most_bytes} are due")
         return self._read(num_bytes, deadline)
@@ -311,7 +269,7 @@ class _Child:
         self.last_words.seek(max(0, size - _LAST_WORDS_BYTES))
         lines = self.last_words.read().decode(errors="replace").splitlines()
         words = [line.strip() for line in lines if line.strip()]
-        return f"{how}: {words[-1][:_MAX_DETAIL]}" if words else how
+        return f"{how}: {words[-1][:MAX_DETAIL]}" if words else how
 
     def _exit_code(self) -> int:
         """Wait for a process that has closed its pipe; one that does not end is killed."""
@@ -320,96 +278,3 @@ class _Child:
         except subprocess.TimeoutExpired:
             self._kill()
             return self.process.returncode
-
-
-_ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-_CONFIG = TypeAdapter(CaptureConfig)
-_LIMITS = TypeAdapter(CaptureLimits)
-_HEAD = TypeAdapter(_Head)
-
-
-def _write_frame(pipe: IO[bytes], content: bytes) -> None:
-    pipe.write(_LENGTH.pack(len(content)))
-    pipe.write(content)
-    pipe.flush()
-
-
-def _read_frame(pipe: IO[bytes]) -> bytes | None:
-    """Read a frame; None at the end of the pipe."""
-    head = pipe.read(_LENGTH.size)
-    return pipe.read(_LENGTH.unpack(head)[0]) if len(head) == _LENGTH.size else None
-
-
-def _encode_shape(shape: SourceShape) -> bytes:
-    return json.dumps(
-        {
-            "source_id": shape.source_id,
-            "label": shape.label,
-            "source": str(shape.source),
-            "is_url": isinstance(shape.source, str),
-            "file": shape.file,
-            "to_upright": shape.to_upright,
-        }
-    ).encode()
-
-
-def _decode_shape(content: bytes) -> SourceShape:
-    found: dict[str, Any] = json.loads(content)
-    return SourceShape(
-        source_id=found["source_id"],
-        label=found["label"],
-        source=found["source"] if found["is_url"] else Path(found["source"]),
-        file=found["file"],
-        to_upright=None if found["to_upright"] is None else tuple(found["to_upright"]),
-    )
-
-
-def main() -> None:
-    """Be the child: answer requests until the parent closes the pipe."""
-    end_with_parent(int(sys.argv[1]))
-    # What a library prints must not get among the answers.
-    answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-    requests = sys.stdin.buffer
-    settings = json.loads(_read_frame(requests) or b"{}")
-    try:
-        config = _CONFIG.validate_python(settings["capture"])
-        limits = _LIMITS.validate_python(settings["limits"])
-    except ValidationError as error:  # whose own last line is an address
-        sys.exit("; ".join(fault["msg"] for fault in error.errors()))
-    resource.setrlimit(resource.RLIMIT_DATA, (limits.memory_bytes, limits.memory_bytes))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (_MAX_WRITTEN_BYTES, _MAX_WRITTEN_BYTES))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    # Kernels are loaded, or compiled, before the clock of the first shape starts.
-    capture(read_mesh(_WARM_UP_OBJ, "warm_up.obj"), "warm_up", "", config)
-    _write_frame(answers, _READY)
-    while (request := _read_frame(requests)) is not None:
-        for part in _answer(_decode_shape(request), config, limits):
-            _write_frame(answers, part)
-
-
-def _answer(shape: SourceShape, config: CaptureConfig, limits: CaptureLimits) -> list[bytes]:
-    """Capture a shape; give the frames of the answer."""
-    try:
-        mesh = shape.read_mesh(limits.mesh)
-        members = encode_sample(capture(mesh, shape.source_id, shape.label, config))
-        return [json.dumps({"members": list(members)}).encode(), *members.values()]
-    except MeshError as error:
-        return _refusal(error.reason, error.args[1])
-    except SourceError as error:
-        return _refusal(_SOURCE_GONE, str(error))
-    except TransientStoreError as error:
-        return _refusal(_SOURCE_BUSY, str(error))
-    except MemoryError as error:
-        allowed = f"at most {limits.memory_bytes} bytes"
-        return _refusal("out_of_memory", f"{error or 'no memory left'}, {allowed}")
-    except Exception as error:  # A fault of ours: one mesh is lost, not the job.
-        return _refusal("crashed", f"{type(error).__name__}: {error}")
-
-
-def _refusal(reason: str, detail: str) -> list[bytes]:
-    return [json.dumps({"reason": reason, "detail": detail[:_MAX_DETAIL]}).encode()]
-
-
-if __name__ == "__main__":
-    main()

@@ -20,7 +20,8 @@ from functools import cache
 from itertools import chain
 
 from picpoint.render.capture import CaptureConfig
-from picpoint.render.limited import CaptureLimits, LimitedCapture
+from picpoint.render.capture_child import CaptureLimits
+from picpoint.render.limited import LimitedCapture
 from picpoint.render.meshes import MeshError
 from picpoint.render.sources import SourceShape
 from shards.columns import Reject, ShardEntry, empty_shard, shard_name

@@ -13,7 +13,8 @@ from broken_meshes import broken_files
 
 from picpoint.geometry.rigs import RigConfig
 from picpoint.render.capture import CaptureConfig, capture
-from picpoint.render.limited import CaptureLimits, ChildStartError, LimitedCapture
+from picpoint.render.capture_child import CaptureLimits
+from picpoint.render.limited import ChildStartError, LimitedCapture
 from picpoint.render.meshes import MeshError
 from picpoint.render.readers import MeshLimits
 from picpoint.render.sources import SourceError, SourceShape

@@ -8,7 +8,7 @@ import pytest
 from picpoint.geometry.rigs import RigConfig
 from picpoint.render import shard_task
 from picpoint.render.capture import CaptureConfig
-from picpoint.render.limited import CaptureLimits
+from picpoint.render.capture_child import CaptureLimits
 from picpoint.render.shard_task import ShardTask, finish_shard, plan_shards
 from picpoint.render.sources import list_shapes
 from shards.columns import Reject, shard_name
