@@ -102,16 +102,17 @@ def _cuda() -> Finding:
 
 
 def _bfloat16() -> Finding:
-    """Where it is emulated, the image encoder took 14 times as long as in float32."""
     import torch
 
-    if torch.cuda.is_available() or torch.ops.mkldnn._is_mkldnn_bf16_supported():
+    from picpoint.ops.precision import has_bfloat16
+
+    if has_bfloat16(torch.device("cuda" if torch.cuda.is_available() else "cpu")):
         return Finding(True, "in hardware")
     capability = torch.backends.cpu.get_cpu_capability()
     return Finding(
         False,
-        f"emulated by this CPU ({capability}), many times slower than float32",
-        "train with precision=fp32 image_encoder.precision=float32",
+        f"emulated by this machine ({capability}), many times slower than float32",
+        "precision=auto computes in float32 here",
     )
 
 

@@ -13,8 +13,9 @@ from picpoint.render.limited import ChildStartError
 from picpoint.render.meshes import MeshError
 from picpoint.render.renderer import RendererMissingError
 from picpoint.render.sources import SourceError
+from picpoint.train.agreement import PrecisionError
 from picpoint.train.checkpoint import CheckpointError
-from picpoint.train.pretrain import NonFiniteLossError
+from picpoint.train.step import NonFiniteLossError
 from shards.errors import (
     AlreadyInStoreError,
     NotFoundInStoreError,
@@ -48,6 +49,7 @@ _CODES: tuple[tuple[type[BaseException], int], ...] = (
     (MeshError, 4),
     (CheckpointError, 6),
     (NonFiniteLossError, 6),
+    (PrecisionError, USAGE),
     (ProbeError, 6),
     (OSError, 5),
     (WorkerDiedError, 5),

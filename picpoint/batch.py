@@ -94,6 +94,7 @@ class Embeddings:
         local_mask: False where a correspondence is padding or its shape is not valid.
         local_cell: cell of the image encoder's map that the pixel lies in (row-major).
         valid: False for a slot that holds no sample.
+        temperature: that the cosines are divided by, where it is learnt.
     """
 
     point_pooled: Float[Tensor, "B D"]
@@ -103,6 +104,7 @@ class Embeddings:
     local_mask: Bool[Tensor, "B V K"]
     local_cell: Int64[Tensor, "B V K"]
     valid: Bool[Tensor, " B"]
+    temperature: Float[Tensor, ""] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,9 @@ from picpoint.batch import Embeddings, ImageFeatures, PairBatch
 from picpoint.encoders.dgcnn import Dgcnn, DgcnnConfig
 from picpoint.heads.projection import PosedProjectionHead, ProjectionConfig, ProjectionHead
 
+# As in CLIP (arXiv:2103.00020), section 2.5.
+_LEAST_TEMPERATURE = 0.01
+
 
 @dataclass(frozen=True, slots=True)
 class ModelConfig:
@@ -30,11 +33,14 @@ class ModelConfig:
         ghost_batch: shapes that share BatchNorm statistics; each rank's share of the global batch
             is a multiple of it. Paper: unspecified (whatever a GPU held); here a number of its
             own, because the objective must not depend on the number of ranks.
+        learnt_temperature: where the temperature of the losses starts from if it is trained; None
+            if it is not.
     """
 
     point_encoder: DgcnnConfig = field(default_factory=DgcnnConfig)
     heads: ProjectionConfig = field(default_factory=ProjectionConfig)
     ghost_batch: int = 16
+    learnt_temperature: float | None = None
 
 
 class PretrainModel(nn.Module):
@@ -57,6 +63,9 @@ class PretrainModel(nn.Module):
         self.point_pooled_head = ProjectionHead(widths[1], heads, ghost_batch)
         self.picture_local_head = ProjectionHead(image_local_width, heads, ghost_batch)
         self.picture_pooled_head = ProjectionHead(image_pooled_width, heads, ghost_batch)
+        self.log_temperature: nn.Parameter | None = None
+        if config.learnt_temperature is not None:
+            self.log_temperature = nn.Parameter(torch.tensor(config.learnt_temperature).log())
 
     def forward(self, batch: PairBatch, image: ImageFeatures) -> Embeddings:
         """Embed a batch of shapes and what the image encoder said of their pictures."""
@@ -80,7 +89,14 @@ class PretrainModel(nn.Module):
             local_mask=mask,
             local_cell=pixel_to_cell(pixels, size_px, image.local.shape[-1]),
             valid=batch.valid,
+            temperature=self._temperature(),
         )
+
+    def _temperature(self) -> Float[Tensor, ""] | None:
+        """Give the learnt temperature, at least 0.01: below, one pair takes all the gradient."""
+        if self.log_temperature is None:
+            return None
+        return self.log_temperature.exp().clamp(min=_LEAST_TEMPERATURE)
 
     def encode_pooled(self, points: Float[Tensor, "B N 3"]) -> Float[Tensor, "B C"]:
         """Describe clouds as a probe sees them: the encoder's pooled feature, before any head."""

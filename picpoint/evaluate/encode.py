@@ -23,6 +23,7 @@ from picpoint.train.checkpoint import (
     newest_checkpoint,
     take_over,
 )
+from picpoint.train.precision import resolve_precision
 from picpoint.train.settings import PretrainConfig, plan_run, run_settings
 from picpoint.train.state import TrainState, initial_state
 from shards.manifest import Manifest
@@ -95,13 +96,15 @@ def encode_run(
             unless that is asked for; or it was trained on other shapes or with other settings.
         ShardError: a shape cannot be read.
     """
-    image_encoder = ImageEncoder(run.image_encoder).to(device)
+    image_encoder = ImageEncoder(run.image_encoder, device)
     reader = ShardReader(run.data.shards, members=PAIRING)
     plan, selection = plan_run(run, reader.manifest)
     checkpoint = _checkpoint_of(
         run_dir / "checkpoints", run.epochs * plan.samples_per_epoch, config.unfinished
     )
-    check_settings(checkpoint, run_settings(run, plan, image_encoder))
+    # A run may be evaluated on other hardware, in other number formats.
+    settings = run_settings(run, plan, image_encoder, resolve_precision(run.precision, device))
+    check_settings(checkpoint, settings, may_differ=("precision", "image_encoder.precision"))
 
     def initial() -> TrainState:
         widths = (image_encoder.local_width, image_encoder.pooled_width)

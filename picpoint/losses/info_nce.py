@@ -2,38 +2,58 @@
 
 Both terms are symmetric: each point (or shape) is to find its picture feature among those of
 others, and each picture feature its point. The global term's others are all shapes of the global
-batch; the local term's are the other correspondences of the same picture.
+batch; the local term's are the other correspondences of the same picture, or of all pictures of a
+group of shapes that stand together in the global batch.
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Bool, Float, Int64, Shaped
 from torch import Tensor
 
 from picpoint.batch import Embeddings, LossTerms
 from picpoint.losses.gather import gather_rows, global_sum, this_rank
+from picpoint.losses.tiled import contrast_rows
+
+Temperature = float | Float[Tensor, ""]
 
 
 @dataclass(frozen=True, slots=True)
 class LossConfig:
     """What is asked of the embeddings.
 
-    Negatives of the local term. Paper: unspecified; here the other points of the same picture,
-    because points of other shapes can be told apart by recognising the shape, which is the global
-    term's task.
-
     Attributes:
-        local_weight: of the local term. Paper: unspecified; here both weigh the same.
-        pooled_weight: of the global term.
+        local_weight: of the local term; 0 leaves it out. Paper: unspecified; here both weigh the
+            same.
+        pooled_weight: of the global term; 0 leaves it out.
         temperature: divides the cosines. Paper: unspecified; here 0.1, usual for unit vectors.
+        learn_temperature: train it, from there on.
+        negatives: of the local term. Paper: unspecified; here the other points of the same
+            `picture`, because points of other shapes can be told apart by recognising the shape,
+            which is the global term's task; `group` adds those of all pictures of a group.
+        group_size: shapes of such a group: consecutive slots of the global batch, whatever rank
+            holds them. Divides the ghost batch.
     """
 
     local_weight: float = 1.0
     pooled_weight: float = 1.0
     temperature: float = 0.1
+    learn_temperature: bool = False
+    negatives: Literal["picture", "group"] = "picture"
+    group_size: int = 8
 
     def __post_init__(self) -> None:
+        if min(self.local_weight, self.pooled_weight) < 0 or not (
+            self.local_weight + self.pooled_weight > 0
+        ):
+            raise ValueError(
+                f"loss.local_weight={self.local_weight}, loss.pooled_weight={self.pooled_weight}: "
+                "neither may be below 0, nor both be 0"
+            )
+        if self.group_size < 1:
+            raise ValueError(f"loss.group_size={self.group_size}: must be at least 1")
         if self.temperature <= 0:
             raise ValueError(
                 f"loss.temperature={self.temperature} must be positive; try 0.1, the default"
@@ -61,8 +81,10 @@ def pretraining_loss(
         config: weights, temperature, negatives.
         rows_per_rank: number of shapes (valid or not) of each rank, the same on every rank.
     """
-    pooled = _pooled_score(embeddings, config.temperature, rows_per_rank)
-    local = _local_score(embeddings, config.temperature)
+    learnt = embeddings.temperature
+    temperature = config.temperature if learnt is None else learnt
+    pooled = _pooled_score(embeddings, temperature, rows_per_rank)
+    local = _local_score(embeddings, temperature, config)
     counts = torch.stack([embeddings.valid.sum(), embeddings.local_mask.sum()])
     num_shapes, num_pairs = global_sum(counts).clamp(min=1).to(pooled.loss.dtype).unbind()
     num_pictures = num_shapes * embeddings.picture_pooled.shape[1]
@@ -77,7 +99,7 @@ def pretraining_loss(
 
 
 def _pooled_score(
-    embeddings: Embeddings, temperature: float, rows_per_rank: tuple[int, ...]
+    embeddings: Embeddings, temperature: Temperature, rows_per_rank: tuple[int, ...]
 ) -> _Score:
     """Contrast this rank's shapes with the pictures of all ranks, and the other way round."""
     valid = embeddings.valid
@@ -86,25 +108,43 @@ def _pooled_score(
     # One collective for both: the order of collectives is the same on every rank.
     gathered = gather_rows(torch.cat([points[:, None], pictures], dim=1), rows_per_rank)
     all_valid = gather_rows(valid.to(points.dtype), rows_per_rank) > 0
-    all_points, all_pictures = gathered[:, 0], gathered[:, 1:].transpose(0, 1)
     own = sum(rows_per_rank[: this_rank()]) + torch.arange(len(valid), device=valid.device)
-    allowed = all_valid.expand(len(valid), -1)
-    forth = _contrast(points @ all_pictures.mT / temperature, own, allowed, valid)
-    back = _contrast(pictures.transpose(0, 1) @ all_points.mT / temperature, own, allowed, valid)
-    return _Score(loss=(forth.loss + back.loss) / 2, found=forth.found)
+    loss, found = points.new_zeros(()), points.new_zeros(())
+    for view in range(pictures.shape[1]):
+        forth, is_found = contrast_rows(points / temperature, gathered[:, 1 + view], own, all_valid)
+        back, _ = contrast_rows(pictures[:, view] / temperature, gathered[:, 0], own, all_valid)
+        loss = loss + (forth + back).masked_fill(~valid, 0).sum() / 2
+        found = found + (is_found & valid).sum()
+    return _Score(loss=loss, found=found)
 
 
-def _local_score(embeddings: Embeddings, temperature: float) -> _Score:
-    """Contrast the correspondences of each picture with each other."""
+def _local_score(embeddings: Embeddings, temperature: Temperature, config: LossConfig) -> _Score:
+    """Contrast correspondences with each other: those of a picture, or of a group of shapes."""
     mask = embeddings.local_mask
     points, pixels = _wide(embeddings.point_local, mask), _wide(embeddings.picture_local, mask)
+    if config.negatives == "group":
+        group = config.group_size
+        # Cells of other pictures are other cells.
+        picture = torch.arange(mask.shape[0] * mask.shape[1], device=mask.device)
+        cells_a_picture = embeddings.local_cell.amax() + 1
+        offset = (picture * cells_a_picture).view(*mask.shape[:2], 1)
+        cell = _grouped(embeddings.local_cell + offset, group)
+        points, pixels, mask = (_grouped(each, group) for each in (points, pixels, mask))
+    else:
+        cell = embeddings.local_cell
     logits = points @ pixels.mT / temperature
-    other_cell = embeddings.local_cell[..., :, None] != embeddings.local_cell[..., None, :]
-    allowed = mask[..., None, :] & other_cell
+    allowed = mask[..., None, :] & (cell[..., :, None] != cell[..., None, :])
     own = torch.arange(mask.shape[-1], device=mask.device)
     forth = _contrast(logits, own, allowed, mask)
     back = _contrast(logits.mT, own, allowed, mask)
     return _Score(loss=(forth.loss + back.loss) / 2, found=forth.found)
+
+
+def _grouped(
+    each: Shaped[Tensor, "B V K *features"], group: int
+) -> Shaped[Tensor, "groups n *features"]:
+    """Put the correspondences of consecutive shapes, of all their pictures, side by side."""
+    return each.unflatten(0, (-1, group)).flatten(1, 3)
 
 
 def _contrast(

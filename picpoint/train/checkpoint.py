@@ -10,7 +10,7 @@ import io
 import json
 import logging
 import pickle
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -112,8 +112,15 @@ def restore(state: TrainState, folder: Path, settings: Mapping[str, Any], resume
     take_over(state, found)
 
 
-def check_settings(checkpoint: Checkpoint, settings: Mapping[str, Any]) -> None:
+def check_settings(
+    checkpoint: Checkpoint, settings: Mapping[str, Any], may_differ: Sequence[str] = ()
+) -> None:
     """Make sure that a checkpoint was made with some settings, of `run_settings`.
+
+    Args:
+        checkpoint: to be used.
+        settings: that it is to be used with.
+        may_differ: names of those that do not matter here.
 
     Raises:
         CheckpointError: it was made with others; the message names each.
@@ -122,7 +129,7 @@ def check_settings(checkpoint: Checkpoint, settings: Mapping[str, Any]) -> None:
     changed = [
         f"{key} was {stored.get(key)!r}, is {settings.get(key)!r}"
         for key in sorted(stored.keys() | settings.keys())
-        if stored.get(key) != settings.get(key)
+        if key not in may_differ and stored.get(key) != settings.get(key)
     ]
     if changed:
         raise CheckpointError(

@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int64
@@ -16,6 +16,7 @@ from picpoint.encoders.image import ImageEncoder, ImageEncoderConfig
 from picpoint.heads.projection import ProjectionConfig
 from picpoint.losses.info_nce import LossConfig
 from picpoint.model import ModelConfig
+from picpoint.train.precision import PrecisionName, ResolvedPrecision
 from picpoint.train.state import OptimConfig
 from shards.errors import PlanError
 from shards.manifest import Manifest
@@ -24,7 +25,14 @@ from shards.plan import ReadPlan
 JsonValue = str | int | float | bool | list[Any] | None
 
 # What may change between a run and its continuation.
-_MOOT = ("data.shards", "data.read_ahead", "log_every", "checkpoint_every", "keep_checkpoints")
+_MOOT = (
+    "data.shards",
+    "data.read_ahead",
+    "log_every",
+    "checkpoint_every",
+    "keep_checkpoints",
+    "micro_batch",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,8 +48,12 @@ class PretrainConfig:
         optim: optimiser.
         global_batch: shapes per step, over all ranks. Paper: unspecified; here 512.
         ghost_batch: shapes that share BatchNorm statistics; divides `global_batch`.
+        micro_batch: shapes that a rank holds the activations of at once, a multiple of
+            `ghost_batch`; 0 for all of its share. The gradient is the same, for a second forward
+            pass (picpoint/train/gradient_cache.py).
         epochs: passes over the shapes. Paper: unspecified; here 100.
-        precision: `bf16` autocasts the forward pass; losses and statistics stay in float32.
+        precision: `bf16` and `fp16` autocast the forward pass; losses and statistics stay in
+            float32. `auto` is bf16 where the hardware has it, else fp32.
         seed: seed of the weights and of every draw.
         log_every: steps between log lines.
         checkpoint_every: steps between checkpoints; the last step always makes one.
@@ -56,8 +68,9 @@ class PretrainConfig:
     optim: OptimConfig
     global_batch: int = 512
     ghost_batch: int = 32
+    micro_batch: int = 0
     epochs: int = 100
-    precision: Literal["fp32", "bf16"] = "bf16"
+    precision: PrecisionName = "auto"
     seed: int = 0
     log_every: int = 10
     checkpoint_every: int = 500
@@ -80,11 +93,22 @@ class PretrainConfig:
                 f"global_batch={self.global_batch}: must be a multiple of "
                 f"ghost_batch={self.ghost_batch}; change one of the two"
             )
+        if self.micro_batch < 0 or self.micro_batch % self.ghost_batch:
+            raise ValueError(
+                f"micro_batch={self.micro_batch}: must be a multiple of ghost_batch="
+                f"{self.ghost_batch}, or 0 for a rank's whole share"
+            )
+        if self.loss.negatives == "group" and self.ghost_batch % self.loss.group_size:
+            raise ValueError(
+                f"loss.group_size={self.loss.group_size}: must divide ghost_batch="
+                f"{self.ghost_batch}, so that no group is spread over ranks"
+            )
 
     @property
     def model(self) -> ModelConfig:
         """The sizes of the trainable parts."""
-        return ModelConfig(self.point_encoder, self.heads, self.ghost_batch)
+        learnt = self.loss.temperature if self.loss.learn_temperature else None
+        return ModelConfig(self.point_encoder, self.heads, self.ghost_batch, learnt)
 
 
 def plan_run(
@@ -123,11 +147,16 @@ def rows_of_ranks(plan: ReadPlan, ghost_batch: int, num_ranks: int) -> tuple[int
 
 
 def run_settings(
-    config: PretrainConfig, plan: ReadPlan, image_encoder: ImageEncoder
+    config: PretrainConfig,
+    plan: ReadPlan,
+    image_encoder: ImageEncoder,
+    precision: ResolvedPrecision,
 ) -> dict[str, JsonValue]:
     """Flatten all that decides the weights of a run; a checkpoint fits only the same settings."""
     flat = dict(_flatten("", dataclasses.asdict(config)))
     return {key: value for key, value in flat.items() if key not in _MOOT} | {
+        "precision": precision,
+        "image_encoder.precision": image_encoder.precision,
         "data.digest": plan.digest,
         "image_encoder.weights_sha256": image_encoder.weights_sha256,
     }

@@ -48,11 +48,13 @@ class TrainState:
         model: the trainable parts; the image encoder is frozen and known by its hash.
         optimizer: Adam and its moments.
         samples_seen: the position in the stream, in samples of the global order.
+        scaler: of the loss, in float16 only; it learns its scale.
     """
 
     model: PretrainModel
     optimizer: torch.optim.Optimizer
     samples_seen: int
+    scaler: torch.amp.GradScaler | None = None
 
     def state_dict(self) -> dict[str, Any]:
         """Give the state as tensors and plain values, as `torch.load(weights_only=True)` reads."""
@@ -60,6 +62,7 @@ class TrainState:
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "samples_seen": self.samples_seen,
+            "scaler": None if self.scaler is None else self.scaler.state_dict(),
         }
 
     def load_state_dict(self, stored: Mapping[str, Any]) -> None:
@@ -67,6 +70,8 @@ class TrainState:
         self.model.load_state_dict(stored["model"], strict=True)
         self.optimizer.load_state_dict(stored["optimizer"])
         self.samples_seen = stored["samples_seen"]
+        if self.scaler is not None:
+            self.scaler.load_state_dict(stored["scaler"])
 
 
 def initial_state(
@@ -75,6 +80,7 @@ def initial_state(
     image_widths: tuple[int, int],
     seed: int,
     device: torch.device,
+    scaler: torch.amp.GradScaler | None = None,
 ) -> TrainState:
     """Build a model and its optimiser; the same seed gives the same weights everywhere.
 
@@ -84,6 +90,7 @@ def initial_state(
         image_widths: local and pooled feature width of the image encoder.
         seed: seed of the initial weights; the global generators are left as they were.
         device: where the model lives.
+        scaler: of the loss, for float16.
     """
     # Drawn on the CPU for every device. torch.manual_seed would set the accelerators' generators
     # too, which fork_rng would then have to know of.
@@ -94,7 +101,7 @@ def initial_state(
     optimizer = torch.optim.AdamW(
         network.parameters(), lr=optim.lr, weight_decay=optim.weight_decay, fused=True
     )
-    return TrainState(model=network, optimizer=optimizer, samples_seen=0)
+    return TrainState(model=network, optimizer=optimizer, samples_seen=0, scaler=scaler)
 
 
 def learning_rate(optim: OptimConfig, progress: float) -> float:

@@ -47,7 +47,8 @@ def oracle_contrast(queries, targets, allowed, temperature):
 
 def oracle(embeddings, config):
     """Mean local loss, pooled loss, local hits, pooled hits, by loops over NumPy rows."""
-    e = {f.name: getattr(embeddings, f.name).numpy() for f in dataclasses.fields(embeddings)}
+    names = [f.name for f in dataclasses.fields(embeddings) if f.name != "temperature"]
+    e = {name: getattr(embeddings, name).numpy() for name in names}
     local, pooled, local_hits, pooled_hits = [], [], [], []
     everyone = np.ones((B, B), dtype=bool)
     for v in range(V):
@@ -157,6 +158,43 @@ def test_half_precision_embeddings_are_scored_in_float32():
     assert terms.total.dtype == torch.float32
     # bfloat16 keeps 8 bits, so cosines of embeddings agree to about 1 %.
     assert terms.total.item() == pytest.approx(loss_of(narrow).total.item(), rel=0.05)
+
+
+def test_negatives_of_a_group_are_the_correspondences_of_all_its_pictures():
+    """Two shapes of two views make a group; as one long picture they must score the same."""
+    embeddings = make_embeddings()
+    config = LossConfig(negatives="group", group_size=2)
+    first = {
+        f.name: getattr(embeddings, f.name)[:2]
+        for f in dataclasses.fields(embeddings)
+        if f.name != "temperature"
+    }
+    pair = dataclasses.replace(embeddings, **first)
+    picture = torch.arange(2 * V).view(2, V, 1)
+    joined = dataclasses.replace(
+        pair,
+        point_local=pair.point_local.reshape(1, 1, -1, D),
+        picture_local=pair.picture_local.reshape(1, 1, -1, D),
+        local_mask=pair.local_mask.reshape(1, 1, -1),
+        local_cell=(pair.local_cell + 100 * picture).reshape(1, 1, -1),
+        point_pooled=pair.point_pooled[:1],
+        picture_pooled=pair.picture_pooled[:1, :1],
+        valid=pair.valid[:1],
+    )
+    grouped, whole = loss_of(pair, config), loss_of(joined)
+    assert grouped.local.item() == pytest.approx(whole.local.item(), abs=1e-12)
+    assert grouped.local_top1.item() == pytest.approx(whole.local_top1.item())
+    assert grouped.local > loss_of(pair).local
+
+
+def test_a_learnt_temperature_takes_the_place_of_the_config_s_and_has_the_gradient():
+    learnt = torch.tensor(0.2, dtype=torch.float64, requires_grad=True)
+    terms = loss_of(dataclasses.replace(make_embeddings(), temperature=learnt))
+    fixed = [loss_of(make_embeddings(), LossConfig(temperature=0.2 + d)) for d in (0, 1e-6, -1e-6)]
+    assert terms.total.item() == pytest.approx(fixed[0].total.item(), abs=1e-12)
+    (gradient,) = torch.autograd.grad(terms.total, learnt)
+    slope = (fixed[1].total - fixed[2].total).item() / 2e-6
+    assert gradient.item() == pytest.approx(slope, rel=1e-6)
 
 
 def test_a_temperature_that_is_not_positive_is_refused():

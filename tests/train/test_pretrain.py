@@ -7,11 +7,13 @@ import pytest
 import torch
 
 import picpoint.train.pretrain as loop
+import picpoint.train.step as step
 from picpoint.data.split import held_out
 from picpoint.train.checkpoint import CheckpointError, newest_checkpoint
 from picpoint.train.collapse import EmbeddingHealth
-from picpoint.train.pretrain import STOP_FILE, NonFiniteLossError
+from picpoint.train.pretrain import STOP_FILE
 from picpoint.train.settings import PretrainConfig
+from picpoint.train.step import NonFiniteLossError
 from shards.reader import ShardReader
 
 
@@ -106,16 +108,18 @@ def test_held_out_shapes_are_never_read(train, monkeypatch, tiny_config) -> None
 def test_a_loss_that_is_no_number_stops_before_the_update(train, tmp_path, monkeypatch) -> None:
     train("run", steps=3)
     before = weights(tmp_path / "run")
-    real = loop.pretraining_loss
+    real = step.pretraining_loss
 
     def poisoned(*arguments):
         terms = real(*arguments)
         return dataclasses.replace(terms, total=terms.total * float("nan"))
 
-    monkeypatch.setattr(loop, "pretraining_loss", poisoned)
+    monkeypatch.setattr(step, "pretraining_loss", poisoned)
     with pytest.raises(NonFiniteLossError, match="the loss is nan at step 3") as raised:
         train("run", resume=True)
     assert "\n" not in str(raised.value)
+    told = json.loads((tmp_path / "run" / "nonfinite-step-00000003-rank-0.json").read_text())
+    assert (told["figure"], told["value"], len(told["keys"])) == ("loss", "nan", 4)
     assert all(
         torch.equal(before[name], value) for name, value in weights(tmp_path / "run").items()
     )
@@ -123,14 +127,14 @@ def test_a_loss_that_is_no_number_stops_before_the_update(train, tmp_path, monke
 
 def test_a_gradient_that_is_no_number_stops_before_the_update(train, monkeypatch) -> None:
     """The loss is finite: the root of nothing has an infinite slope."""
-    real, steps = loop.pretraining_loss, []
+    real, steps = step.pretraining_loss, []
 
     def poisoned(*arguments):
         terms = real(*arguments)
         nothing = (terms.total - terms.total.detach()).abs().sqrt()
         return dataclasses.replace(terms, total=terms.total + nothing)
 
-    monkeypatch.setattr(loop, "pretraining_loss", poisoned)
+    monkeypatch.setattr(step, "pretraining_loss", poisoned)
     monkeypatch.setattr(torch.optim.AdamW, "step", lambda self: steps.append(self))
     with pytest.raises(NonFiniteLossError, match="the gradient norm is nan at step 0"):
         train("run")

@@ -1,0 +1,157 @@
+"""What is one update of the weights? Forward, loss, backward, and what all ranks agree on."""
+
+import json
+import math
+from collections.abc import Generator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from picpoint.batch import Embeddings, ImageFeatures, LossTerms, PairBatch, move_batch
+from picpoint.encoders.image import ImageEncoder
+from picpoint.losses.gather import ddp_loss
+from picpoint.losses.info_nce import pretraining_loss
+from picpoint.ops.ghost_norm import update_running_statistics
+from picpoint.publish import publish_text
+from picpoint.train.gradient_cache import backward_in_pieces, split_pairs
+from picpoint.train.precision import ResolvedPrecision, autocast
+from picpoint.train.settings import JsonValue, PretrainConfig
+from picpoint.train.state import TrainState, learning_rate
+
+# A float16 loss that overflows even when it is hardly scaled is no matter of its scale.
+_LEAST_SCALE = 1.0
+
+
+class NonFiniteLossError(RuntimeError):
+    """The loss or its gradient is not a number; the update that would follow was not made."""
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """What all ranks agree on after each backward pass, over the global batch."""
+
+    loss: float
+    local: float
+    pooled: float
+    local_top1: float
+    pooled_top1: float
+    num_corrupt: int
+    stop: bool
+    grad_norm: float
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What a step needs and no step changes, but for the state."""
+
+    config: PretrainConfig
+    settings: dict[str, JsonValue]
+    state: TrainState
+    model: nn.Module
+    image_encoder: ImageEncoder
+    batches: Generator[PairBatch]
+    rank: int
+    rows_per_rank: tuple[int, ...]
+    total_steps: int
+    device: torch.device
+    precision: ResolvedPrecision
+    run_dir: Path
+
+    @property
+    def step(self) -> int:
+        """How many updates were made."""
+        return self.state.samples_seen // self.config.global_batch
+
+
+def train_step(run: Run, batch: PairBatch, stop: bool) -> tuple[Embeddings, Totals]:
+    """Make one update from this rank's part of a global batch.
+
+    Raises:
+        NonFiniteLossError: the loss of the global batch or the norm of its gradient is not a
+            number; nothing was updated.
+    """
+    config, state = run.config, run.state
+    for group in state.optimizer.param_groups:
+        group["lr"] = learning_rate(config.optim, run.step / run.total_steps)
+    state.optimizer.zero_grad(set_to_none=True)
+    embeddings, terms = _backward(run, move_batch(batch, run.device))
+    if state.scaler is not None:
+        state.scaler.unscale_(state.optimizer)
+    totals = _sum_over_ranks(terms, state.model, batch, stop)
+    _check_finite(run, totals, batch)
+    if state.scaler is None:
+        state.optimizer.step()
+    else:
+        state.scaler.step(state.optimizer)  # passes over a gradient that overflowed
+        state.scaler.update()
+    update_running_statistics(state.model)
+    state.samples_seen += config.global_batch
+    return embeddings, totals
+
+
+def _backward(run: Run, batch: PairBatch) -> tuple[Embeddings, LossTerms]:
+    """Compute this rank's share of the objective, and the gradient of the whole."""
+
+    def embed(batch: PairBatch, image: ImageFeatures) -> Embeddings:
+        with autocast(run.precision, run.device):
+            return run.model(batch, image)
+
+    def loss(embeddings: Embeddings) -> tuple[LossTerms, torch.Tensor]:
+        terms = pretraining_loss(embeddings, run.config.loss, run.rows_per_rank)
+        total = ddp_loss(terms.total)
+        return terms, total if run.state.scaler is None else run.state.scaler.scale(total)
+
+    image = run.image_encoder(batch.pictures)
+    num_shapes = len(batch.keys)
+    if 0 < run.config.micro_batch < num_shapes:
+        pieces = split_pairs(batch, image, run.config.micro_batch)
+        return backward_in_pieces(run.model, embed, pieces, loss)
+    embeddings = embed(batch, image)
+    terms, total = loss(embeddings)
+    total.backward()
+    return embeddings, terms
+
+
+def _check_finite(run: Run, totals: Totals, batch: PairBatch) -> None:
+    """Stop before an update that would spoil the weights, and write down what led to it."""
+    figures = {"loss": totals.loss, "gradient norm": totals.grad_norm}
+    if run.state.scaler is not None and run.state.scaler.get_scale() > _LEAST_SCALE:
+        del figures["gradient norm"]  # an overflow, which a smaller scale will mend
+    for figure, value in figures.items():
+        if not math.isfinite(value):
+            told = {"step": run.step, "rank": run.rank, "figure": figure, "value": str(value)}
+            record = run.run_dir / f"nonfinite-step-{run.step:08d}-rank-{run.rank}.json"
+            publish_text(json.dumps(told | {"keys": list(filter(None, batch.keys))}), record)
+            raise NonFiniteLossError(
+                f"the {figure} is {value} at step {run.step}; nothing was updated and the last "
+                "checkpoint is good: lower optim.lr, or set precision=fp32 (the batch's samples "
+                f"stand in {record})"
+            )
+
+
+def _sum_over_ranks(terms: LossTerms, model: nn.Module, batch: PairBatch, stop: bool) -> Totals:
+    """Sum each rank's share; gradients are those of the global batch already."""
+    shares = [terms.total, terms.local, terms.pooled, terms.local_top1, terms.pooled_top1]
+    counts = [(~batch.valid).sum(), terms.total.new_tensor(float(stop))]
+    sums = torch.stack([share.detach().double() for share in [*shares, *counts]])
+    if dist.is_initialized():
+        dist.all_reduce(sums)
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    grad_norm = torch.nn.utils.get_total_norm(gradients).double()
+    # Everything leaves the device at once.
+    loss, local, pooled, local_top1, pooled_top1, num_corrupt, stops, norm = torch.cat(
+        [sums, grad_norm[None]]
+    ).tolist()
+    return Totals(
+        loss=loss,
+        local=local,
+        pooled=pooled,
+        local_top1=local_top1,
+        pooled_top1=pooled_top1,
+        num_corrupt=int(num_corrupt),
+        stop=stops > 0,
+        grad_norm=norm,
+    )
