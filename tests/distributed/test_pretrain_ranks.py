@@ -16,6 +16,7 @@ TINY = [
     "global_batch=6",
     "ghost_batch=2",
     "epochs=2",
+    "optim.lr=1e-4",  # the first steps of Adam are signs, whose changes weigh as much as this
     "log_every=1",
 ]
 
@@ -53,7 +54,7 @@ def test_the_logged_losses_agree(runs: dict[int, Path]) -> None:
             # which magnify a change of sign near zero, so later steps agree less well.
             first = 5e-4 if figure == "grad_norm" else 1e-4
             assert two[figure] == pytest.approx(
-                one[figure], rel=first if one["step"] == 1 else 2e-2
+                one[figure], rel=first if one["step"] == 1 else 5e-3
             )
 
 
