@@ -84,9 +84,18 @@ def _fit(job: "PretrainJob") -> None:
 
 def _with_absolute_paths(job: "PretrainJob") -> "PretrainJob":
     """Ray workers run in a folder of their own."""
-    shards = job.data.shards if "://" in job.data.shards else str(Path(job.data.shards).resolve())
-    data = dataclasses.replace(job.data, shards=shards)
-    return dataclasses.replace(job, out=str(Path(job.out).resolve()), data=data)
+    resume = job.resume_from
+    return dataclasses.replace(
+        job,
+        out=_absolute(job.out),
+        data=dataclasses.replace(job.data, shards=_absolute(job.data.shards)),
+        checkpoints=_absolute(job.checkpoints) if job.checkpoints else "",
+        resume=resume if resume in ("auto", "never") else _absolute(resume),
+    )
+
+
+def _absolute(place: str) -> str:
+    return place if "://" in place else str(Path(place).resolve())
 
 
 def _ray_rank(settings: dict[str, "PretrainJob"]) -> None:
@@ -114,7 +123,7 @@ def _local_rank(rank: int, job: "PretrainJob", port: int) -> None:
 
 
 def _train(job: "PretrainJob", device: torch.device) -> None:
-    for _ in pretrain(job.training, Path(job.out), device, job.resume):
+    for _ in pretrain(job.training, Path(job.out), device, job.resume_from):
         pass  # the log file tells how far the run is
 
 

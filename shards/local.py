@@ -95,6 +95,11 @@ class LocalStore:
             raise taken(self.url, name) from error
         _force_to_disk(target.parent)
 
+    def remove(self, name: str) -> None:
+        """Remove a file."""
+        with explained_disk("remove", self.root / name):
+            (self.root / name).unlink(missing_ok=True)
+
     def scratch(self) -> AbstractContextManager[Path]:
         """Lend a file in the folder itself, so that publishing is a link, not a copy.
 

@@ -10,7 +10,7 @@ import mmap
 import os
 import tempfile
 from collections.abc import Generator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -117,6 +117,12 @@ class RemoteStore:
         """Upload in one request that fails if the name exists (If-None-Match)."""
         with _explained(self.url, name), _as_buffer(content) as buffer:
             obstore.put(self._objects, name, buffer, mode="create", use_multipart=False)
+
+    @_tried_again
+    def remove(self, name: str) -> None:
+        """Remove an object."""
+        with suppress(NotFoundInStoreError), _explained(self.url, name):
+            obstore.delete(self._objects, name)
 
     def scratch(self) -> AbstractContextManager[Path]:
         """Lend a file in the system's temporary folder, which is swept like a local store's."""

@@ -81,6 +81,10 @@ class Store(Protocol):
         """
         ...
 
+    def remove(self, name: str) -> None:
+        """Remove an object; one that is not there is no error."""
+        ...
+
     def scratch(self) -> AbstractContextManager[Path]:
         """Lend a local file from which `put_new` is cheap; it is gone afterwards."""
         ...

@@ -26,13 +26,24 @@ class PretrainJob(PretrainConfig):
 
     Attributes:
         out: folder of the run: checkpoints, log, settings.
-        resume: continue from the newest checkpoint in `out`.
+        resume: `auto` (or true) goes on from the newest whole checkpoint of this run, if there is
+            one; `never` (or false) refuses to; a path or URL of a checkpoint or of a folder of them
+            is where a run that has none of its own begins.
         runtime: processes or a Ray cluster.
     """
 
     out: str
-    resume: bool = False
+    resume: str | bool = "auto"
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
+
+    @property
+    def resume_from(self) -> str:
+        """`auto`, `never`, or where from."""
+        match self.resume:
+            case bool():
+                return "auto" if self.resume else "never"
+            case _:
+                return self.resume
 
     @property
     def training(self) -> PretrainConfig:
@@ -53,7 +64,7 @@ def describe(job: PretrainJob) -> list[str]:
         f"{job.epochs} epochs of {plan.batches_per_epoch} steps, global batch "
         f"{job.global_batch} as {' + '.join(map(str, rows))} over {len(rows)} ranks "
         f"({job.runtime.name})",
-        f"write  checkpoints and {LOG_FILE} to {job.out}",
+        f"write  {LOG_FILE} to {job.out}, checkpoints to {job.checkpoints_of(Path(job.out))}",
     ]
 
 
@@ -86,7 +97,7 @@ def run(job: PretrainJob) -> None:
         running.result()
     if (out / STOP_FILE).exists():
         raise KeyboardInterrupt(
-            f"stopped; its checkpoint is in {out}; the same command with resume=true goes on"
+            f"stopped; its checkpoint is in {job.checkpoints_of(out)}; the same command goes on"
         )
     stage.finish()
 

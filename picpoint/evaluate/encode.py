@@ -100,7 +100,7 @@ def encode_run(
     reader = ShardReader(run.data.shards, members=PAIRING)
     plan, selection = plan_run(run, reader.manifest)
     checkpoint = _checkpoint_of(
-        run_dir / "checkpoints", run.epochs * plan.samples_per_epoch, config.unfinished
+        run.checkpoints_of(run_dir), run.epochs * plan.samples_per_epoch, config.unfinished
     )
     # A run may be evaluated on other hardware, in other number formats.
     settings = run_settings(run, plan, image_encoder, resolve_precision(run.precision, device))
@@ -124,7 +124,7 @@ def encode_run(
     return EncodedPair(*encoded)
 
 
-def _checkpoint_of(folder: Path, total_samples: int, unfinished: bool) -> Checkpoint:
+def _checkpoint_of(folder: str, total_samples: int, unfinished: bool) -> Checkpoint:
     """Find the checkpoint that a run ended with, or its newest whole one if that will do."""
     checkpoint, passed_over = newest_checkpoint(folder)
     if checkpoint is None:
@@ -136,8 +136,8 @@ def _checkpoint_of(folder: Path, total_samples: int, unfinished: bool) -> Checkp
         faults.append(f"{checkpoint.path} is of {samples_seen} of {total_samples} samples")
     if faults and not unfinished:
         raise CheckpointError(
-            f"{'; '.join(faults)}: finish the run with resume=true, or evaluate the newest whole "
-            "checkpoint with encode.unfinished=true"
+            f"{'; '.join(faults)}: finish the run by the same command, or evaluate the newest "
+            "whole checkpoint with encode.unfinished=true"
         )
     for fault in faults:
         logger.warning("evaluated all the same: %s", fault)

@@ -1,8 +1,8 @@
-"""How does a state reach the disk whole, or not at all?
+"""How does a state reach the disk or the bucket whole, or not at all?
 
-A checkpoint is a pair: `step-00000120.pt`, and `step-00000120.json`, the commit marker with its
-SHA-256 and the settings of the run. The marker is written last; without it, or with another hash, a
-file is not a checkpoint.
+A checkpoint is two objects: `step-00000120-3f2a9c01.pt`, named by step and content, and its commit
+marker `step-00000120-3f2a9c01.json`, with its SHA-256 and the settings of the run. The marker is
+written last; without it, or with another hash, a file is no checkpoint. Nothing is overwritten.
 """
 
 import hashlib
@@ -10,6 +10,7 @@ import io
 import json
 import logging
 import pickle
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,10 +18,14 @@ from typing import Any
 
 import torch
 
-from picpoint.publish import publish_bytes, publish_text
 from picpoint.train.state import TrainState
+from shards.errors import NotFoundInStoreError, StoreError
+from shards.store import Store, open_store, put_once
 
 logger = logging.getLogger(__name__)
+
+_MARKER = re.compile(r"step-(\d{8,})-[0-9a-f]{8}\.json")
+_TENSORS = re.compile(r"step-\d{8,}-[0-9a-f]{8}\.pt")
 
 
 class CheckpointError(RuntimeError):
@@ -32,84 +37,166 @@ class Checkpoint:
     """A checkpoint whose marker and hash agree.
 
     Attributes:
-        path: the file of tensors.
+        path: the file of tensors, or its URL.
         state: what `TrainState.state_dict` gave.
         settings: the settings that the run was made with, flat.
     """
 
-    path: Path
+    path: str
     state: dict[str, Any]
     settings: dict[str, Any]
 
 
+@dataclass(frozen=True, slots=True)
+class Retention:
+    """Which checkpoints stay.
+
+    Attributes:
+        newest: how many of the newest.
+        milestone_every: those of steps that this divides stay for good; 0 for none.
+    """
+
+    newest: int
+    milestone_every: int = 0
+
+    def __post_init__(self) -> None:
+        if self.newest < 1:
+            raise ValueError(
+                f"keep_checkpoints={self.newest}: must be at least 1, the one being written"
+            )
+
+    def stays(self, marker: str, newer: Sequence[str]) -> bool:
+        """Tell whether a checkpoint stays, given the newer ones that do."""
+        is_milestone = self.milestone_every and _step_of(marker) % self.milestone_every == 0
+        return bool(is_milestone) or len(newer) < self.newest
+
+
 def save_checkpoint(
-    folder: Path, step: int, state: Mapping[str, Any], settings: Mapping[str, Any], keep: int
-) -> Path:
-    """Write a checkpoint and drop all but the newest `keep`.
+    folder: str | Path,
+    step: int,
+    state: Mapping[str, Any],
+    settings: Mapping[str, Any],
+    retention: Retention,
+) -> str:
+    """Write a checkpoint, then drop those that need not stay.
 
     Those of later steps go too: a resume from an earlier one took them back.
 
+    Args:
+        folder: or the URL of a bucket's prefix.
+        step: updates made so far.
+        state: tensors on the CPU, and plain values.
+        settings: of the run, flat.
+        retention: which ones stay.
+
+    Returns:
+        Path or URL of the file of tensors.
+
     Raises:
-        CheckpointError: the disk is full or the folder cannot be written.
-        ValueError: not even this one is to be kept.
+        CheckpointError: the disk is full or the store refuses.
     """
-    if keep < 1:
-        raise ValueError(f"keep_checkpoints={keep}: must be at least 1, the one being written")
     buffer = io.BytesIO()
     torch.save(dict(state), buffer)
     content = buffer.getvalue()
-    path = folder / f"step-{step:08d}.pt"
-    commit = {"sha256": hashlib.sha256(content).hexdigest(), "settings": dict(settings)}
+    digest = hashlib.sha256(content).hexdigest()
+    name = f"step-{step:08d}-{digest[:8]}"
+    commit = {"sha256": digest, "settings": dict(settings)}
     try:
-        publish_bytes(content, path)
-        publish_text(json.dumps(commit, indent=1), path.with_suffix(".json"))
-    except OSError as error:
-        raise CheckpointError(
-            f"{path}: not written ({error.strerror}); free space or choose another `out`"
-        ) from error
-    markers = _markers(folder)
-    kept = [marker for marker in markers if _step_of(marker) <= step][-keep:]
-    for marker in markers:
-        if marker not in kept:
-            marker.unlink()
-            marker.with_suffix(".pt").unlink(missing_ok=True)
-    return path
+        store = open_store(folder)
+        put_once(store, f"{name}.pt", content)
+        put_once(store, f"{name}.json", json.dumps(commit, indent=1).encode())
+    except StoreError as error:
+        raise CheckpointError(f"step {step}: no checkpoint: {error}") from error
+    try:
+        _drop_old(store, f"{name}.json", retention)
+    except StoreError as error:
+        logger.warning("old checkpoints stay: %s", error)
+    return f"{store.url}/{name}.pt"
 
 
-def newest_checkpoint(folder: Path) -> tuple[Checkpoint | None, tuple[str, ...]]:
-    """Load the newest whole checkpoint.
+def _drop_old(store: Store, written: str, retention: Retention) -> None:
+    """Remove what need not stay: markers first, so that what is left is never half of a pair."""
+    names = store.list_names()
+    stays = [written]
+    for marker in reversed(_markers(names)):
+        if _step_of(marker) < _step_of(written) and retention.stays(marker, stays):
+            stays.append(marker)
+    kept = {*stays, *(_tensors_of(marker) for marker in stays)}
+    ours = [name for name in names if _MARKER.fullmatch(name) or _TENSORS.fullmatch(name)]
+    for name in sorted(ours, key=lambda name: name.endswith(".pt")):
+        if name not in kept:
+            store.remove(name)
+
+
+def newest_checkpoint(folder: str | Path) -> tuple[Checkpoint | None, tuple[str, ...]]:
+    """Load the newest whole checkpoint of a folder or bucket's prefix.
 
     Returns:
         The checkpoint, or None where there is none, and one line for each damaged one passed over.
+
+    Raises:
+        StoreError: the store refuses, or fails in passing; that is no reason to take an older one.
     """
     passed_over: list[str] = []
-    for marker in reversed(_markers(folder)):
+    try:
+        markers = _markers(open_store(folder).list_names())
+    except NotFoundInStoreError:
+        markers = []
+    for marker in reversed(markers):
         try:
-            return load_checkpoint(marker.with_suffix(".pt")), tuple(passed_over)
+            return load_checkpoint(f"{folder}/{_tensors_of(marker)}"), tuple(passed_over)
         except CheckpointError as error:
             passed_over.append(str(error))
     return None, tuple(passed_over)
 
 
-def restore(state: TrainState, folder: Path, settings: Mapping[str, Any], resume: bool) -> None:
-    """Continue from the newest whole checkpoint of a folder, where that is wanted.
+def restore(
+    state: TrainState, folder: str | Path, settings: Mapping[str, Any], resume: str
+) -> None:
+    """Bring a new state to where its run was, or where another one ended.
+
+    Args:
+        state: as `initial_state` gave it.
+        folder: of the run's checkpoints, or its URL.
+        settings: of the run; the checkpoint must have been made with the same.
+        resume: `auto` for the newest whole checkpoint of `folder`, where there is one; `never` for
+            none; else a checkpoint's file, or a folder of checkpoints, to begin from while `folder`
+            holds none.
 
     Raises:
-        CheckpointError: checkpoints stand there unasked, or they were made with other settings or
-            by another version.
+        CheckpointError: checkpoints stand in `folder` and none is wanted; the one named is missing
+            or damaged; or it was made with other settings or by another version.
     """
     found, passed_over = newest_checkpoint(folder)
     for line in passed_over:
         logger.warning("passed over: %s", line)
-    if found is None:
-        return
-    if not resume:
+    if resume == "never" and (found is not None or passed_over):
         raise CheckpointError(
-            f"{folder} holds checkpoints of an earlier run; continue it with resume=true, or "
+            f"{folder} holds checkpoints of an earlier run; continue it with resume=auto, or "
             "choose another `out`"
         )
+    if found is None and resume not in ("auto", "never"):
+        found = _named_checkpoint(resume)
+    if found is None:
+        return
     check_settings(found, settings)
     take_over(state, found)
+    logger.info("goes on from %s", found.path)
+
+
+def _named_checkpoint(resume: str) -> Checkpoint:
+    if resume.endswith(".pt"):
+        return load_checkpoint(resume)
+    for folder in (resume, f"{resume}/checkpoints"):
+        found, passed_over = newest_checkpoint(folder)
+        if passed_over:
+            raise CheckpointError(f"resume={resume}: {passed_over[0]}; name a whole one")
+        if found is not None:
+            return found
+    raise CheckpointError(
+        f"resume={resume}: holds no checkpoint; name a run's folder, its folder of checkpoints, or "
+        "one step-*.pt; or use auto or never"
+    )
 
 
 def check_settings(
@@ -154,22 +241,28 @@ def take_over(state: TrainState, checkpoint: Checkpoint) -> None:
         ) from error
 
 
-def load_checkpoint(path: Path) -> Checkpoint:
+def load_checkpoint(path: str | Path) -> Checkpoint:
     """Load one checkpoint, reading tensors only.
+
+    Args:
+        path: of its file of tensors, or its URL.
 
     Raises:
         CheckpointError: the file or its marker is missing or damaged, or holds more than tensors.
+        StoreError: the store refuses.
     """
+    folder, _, name = str(path).rpartition("/")
     try:
-        marker = json.loads(path.with_suffix(".json").read_text())
+        store = open_store(folder or ".")
+        marker = json.loads(store.get(name.removesuffix(".pt") + ".json"))
         sha256, settings = marker["sha256"], marker["settings"]
-        content = path.read_bytes()
-    except FileNotFoundError as error:
+        content = store.get(name)
+    except NotFoundInStoreError as error:
         raise CheckpointError(
-            f"{error.filename}: missing; a checkpoint is a .pt file and its .json marker"
+            f"{path}: it or its .json marker is not there; a checkpoint is both"
         ) from error
     except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{path.with_suffix('.json')}: damaged marker") from error
+        raise CheckpointError(f"{path}: its .json marker is damaged") from error
     if hashlib.sha256(content).hexdigest() != sha256:
         raise CheckpointError(f"{path}: content differs from its marker's SHA-256; not used")
     try:
@@ -178,13 +271,17 @@ def load_checkpoint(path: Path) -> Checkpoint:
         raise CheckpointError(
             f"{path}: holds more than tensors and plain values; not used"
         ) from error
-    return Checkpoint(path=path, state=state, settings=settings)
+    return Checkpoint(path=str(path), state=state, settings=settings)
 
 
-def _markers(folder: Path) -> list[Path]:
-    """List the commit markers, oldest step first."""
-    return sorted(folder.glob("step-[0-9]*.json"), key=_step_of)
+def _markers(names: Sequence[str]) -> list[str]:
+    """Pick the commit markers, oldest step first."""
+    return sorted(filter(_MARKER.fullmatch, names), key=lambda name: (_step_of(name), name))
 
 
-def _step_of(marker: Path) -> int:
-    return int(marker.stem.removeprefix("step-"))
+def _step_of(marker: str) -> int:
+    return int(marker.split("-")[1])
+
+
+def _tensors_of(marker: str) -> str:
+    return marker.removesuffix(".json") + ".pt"

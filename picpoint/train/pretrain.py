@@ -25,7 +25,8 @@ from picpoint.encoders.image import ImageEncoder
 from picpoint.losses.gather import num_ranks, this_rank
 from picpoint.model import PretrainModel
 from picpoint.train.agreement import check_same_position, check_same_precision
-from picpoint.train.checkpoint import restore, save_checkpoint
+from picpoint.train.checkpoint import restore
+from picpoint.train.checkpoint_writer import CheckpointWriter
 from picpoint.train.collapse import EmbeddingHealth, measure_embeddings
 from picpoint.train.log import StepReport, open_log, write_report
 from picpoint.train.precision import (
@@ -58,7 +59,10 @@ class _Pace:
 
 
 def pretrain(
-    config: PretrainConfig, run_dir: Path, device: torch.device, resume: bool
+    config: PretrainConfig,
+    run_dir: Path,
+    device: torch.device,
+    resume: str = "auto",
 ) -> Iterator[StepReport]:
     """Run or continue a pre-training run on this rank, one report per log step.
 
@@ -66,19 +70,24 @@ def pretrain(
         config: the run.
         run_dir: its folder; shared by all ranks.
         device: where this rank computes.
-        resume: continue from the newest whole checkpoint of `run_dir`; False starts anew and
-            refuses a folder that holds checkpoints.
+        resume: `auto` continues from the newest whole checkpoint, where there is one; `never`
+            refuses a folder that holds any; a path or URL begins from that checkpoint.
 
     Raises:
-        CheckpointError: `run_dir` holds checkpoints of other settings, or any without `resume`, or
-            ranks found different ones.
+        CheckpointError: there are checkpoints of other settings, or any and `resume` is `never`;
+            ranks found different ones; or one cannot be written.
         NonFiniteLossError: a loss or a gradient was not a number.
         ShardError: the shards cannot be read.
         MissingWeightsError: the image encoder's weights cannot be found.
     """
+    checkpoints = config.checkpoints_of(run_dir)
     run = _open_run(config, run_dir, device, resume)
-    state, checkpoints = run.state, run_dir / "checkpoints"
-    with contextlib.closing(run.batches), open_log(run_dir, run.rank, state.samples_seen) as log:
+    state = run.state
+    with (
+        contextlib.closing(run.batches),
+        CheckpointWriter(checkpoints, run.settings, config.retention) as writer,
+        open_log(run_dir, run.rank, state.samples_seen) as log,
+    ):
         first_step = step = run.step
         started, waited_s, num_corrupt = time.perf_counter(), 0.0, 0
         stopped = warned = False
@@ -92,9 +101,10 @@ def pretrain(
             num_corrupt += totals.num_corrupt
             stopped = totals.stop
             last = stopped or step == run.total_steps
-            if run.rank == 0 and (last or step % config.checkpoint_every == 0):
-                keep = config.keep_checkpoints
-                save_checkpoint(checkpoints, step, state.state_dict(), run.settings, keep)
+            if run.rank == 0 and (last or config.is_checkpoint_due(step)):
+                writer.save(step, state.state_dict())
+            if last:
+                writer.wait()
             if last or step % config.log_every == 0:
                 health = measure_embeddings(embeddings, run.rows_per_rank)
                 if health.is_collapse and run.rank == 0 and not warned:
@@ -112,7 +122,7 @@ def stop_wanted(run_dir: Path, rank: int) -> bool:
     return rank == 0 and (run_dir / STOP_FILE).exists()
 
 
-def _open_run(config: PretrainConfig, run_dir: Path, device: torch.device, resume: bool) -> Run:
+def _open_run(config: PretrainConfig, run_dir: Path, device: torch.device, resume: str) -> Run:
     """Build a run, or find it as its newest checkpoint left it."""
     rank, ranks = this_rank(), num_ranks()
     reader = ShardReader(config.data.shards, config.data.on_corrupt, PAIRING)
@@ -124,7 +134,7 @@ def _open_run(config: PretrainConfig, run_dir: Path, device: torch.device, resum
     scaler = gradient_scaler(precision, device)
     state = initial_state(config.model, config.optim, widths, config.seed, device, scaler)
     settings = run_settings(config, plan, image_encoder, precision)
-    restore(state, run_dir / "checkpoints", settings, resume)
+    restore(state, config.checkpoints_of(run_dir), settings, resume)
     check_same_position(state.samples_seen, run_dir, device)
     batches = training_batches(
         reader,

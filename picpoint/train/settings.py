@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from picpoint.encoders.image import ImageEncoder, ImageEncoderConfig
 from picpoint.heads.projection import ProjectionConfig
 from picpoint.losses.info_nce import LossConfig
 from picpoint.model import ModelConfig
+from picpoint.train.checkpoint import Retention
 from picpoint.train.precision import PrecisionName, ResolvedPrecision
 from picpoint.train.state import OptimConfig
 from shards.errors import PlanError
@@ -30,7 +32,9 @@ _MOOT = (
     "data.read_ahead",
     "log_every",
     "checkpoint_every",
+    "checkpoints",
     "keep_checkpoints",
+    "milestone_every",
     "micro_batch",
 )
 
@@ -57,7 +61,9 @@ class PretrainConfig:
         seed: seed of the weights and of every draw.
         log_every: steps between log lines.
         checkpoint_every: steps between checkpoints; the last step always makes one.
+        checkpoints: folder or URL that checkpoints go to; a folder of the run's own if empty.
         keep_checkpoints: how many of the newest are kept.
+        milestone_every: steps whose checkpoints are made and kept for good; 0 for none.
     """
 
     data: DataConfig
@@ -74,7 +80,9 @@ class PretrainConfig:
     seed: int = 0
     log_every: int = 10
     checkpoint_every: int = 500
+    checkpoints: str = ""
     keep_checkpoints: int = 3
+    milestone_every: int = 0
 
     def __post_init__(self) -> None:
         at_least_one = (
@@ -88,6 +96,8 @@ class PretrainConfig:
         for name in at_least_one:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)}: must be at least 1")
+        if self.milestone_every < 0:
+            raise ValueError(f"milestone_every={self.milestone_every}: must be 0 or more")
         if self.global_batch % self.ghost_batch:
             raise ValueError(
                 f"global_batch={self.global_batch}: must be a multiple of "
@@ -103,6 +113,20 @@ class PretrainConfig:
                 f"loss.group_size={self.loss.group_size}: must divide ghost_batch="
                 f"{self.ghost_batch}, so that no group is spread over ranks"
             )
+
+    def checkpoints_of(self, run_dir: Path) -> str:
+        """Tell where the checkpoints of a run lie."""
+        return self.checkpoints or str(run_dir / "checkpoints")
+
+    @property
+    def retention(self) -> Retention:
+        """Which checkpoints stay."""
+        return Retention(self.keep_checkpoints, self.milestone_every)
+
+    def is_checkpoint_due(self, step: int) -> bool:
+        """Tell whether a step's state is saved."""
+        every = (self.checkpoint_every, self.milestone_every)
+        return any(number and step % number == 0 for number in every)
 
     @property
     def model(self) -> ModelConfig:

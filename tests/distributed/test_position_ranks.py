@@ -41,7 +41,7 @@ def _rank_main(rank: int, shards: str, folder: str) -> None:
     )
     told = "nothing was refused"
     try:
-        next(pretrain(_config(shards), Path(folder) / f"of_rank{rank}", CPU, resume=True))
+        next(pretrain(_config(shards), Path(folder) / f"of_rank{rank}", CPU))
     except CheckpointError as error:
         told = str(error)
     Path(folder, f"rank{rank}.txt").write_text(told)
@@ -52,7 +52,7 @@ def test_ranks_that_resume_from_different_positions_are_stopped(
     shard_set: Path, tmp_path: Path
 ) -> None:
     """Rank 0 finds a checkpoint; the folder of rank 1 is its own and empty."""
-    reports = pretrain(_config(str(shard_set)), tmp_path / "of_rank0", CPU, resume=False)
+    reports = pretrain(_config(str(shard_set)), tmp_path / "of_rank0", CPU, resume="never")
     next(reports)
     reports.close()
     multiprocessing.spawn(_rank_main, (str(shard_set), str(tmp_path)), nprocs=2)

@@ -51,7 +51,7 @@ def run(shard_set: Path) -> PretrainConfig:
 @pytest.fixture(scope="module")
 def run_dir(run: PretrainConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("run")
-    list(pretrain(run, folder, CPU, resume=False))
+    list(pretrain(run, folder, CPU, resume="never"))
     return folder
 
 
@@ -230,10 +230,10 @@ def test_a_damaged_newest_checkpoint_is_refused_unless_asked_for(run, copied) ->
 
 
 def test_an_unfinished_run_is_refused_unless_asked_for(run, tmp_path, encoded) -> None:
-    reports = pretrain(dataclasses.replace(run, log_every=2), tmp_path, CPU, resume=False)
+    reports = pretrain(dataclasses.replace(run, log_every=2), tmp_path, CPU, resume="never")
     next(reports)
     reports.close()
-    with pytest.raises(CheckpointError, match=r"12 of 36 samples.*resume=true"):
+    with pytest.raises(CheckpointError, match=r"12 of 36 samples.*by the same command"):
         encode_run(run, tmp_path, CONFIG, CPU)
     early = encode_run(run, tmp_path, dataclasses.replace(CONFIG, unfinished=True), CPU)
     np.testing.assert_array_equal(early.random_init.features, encoded.random_init.features)

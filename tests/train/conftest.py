@@ -42,7 +42,7 @@ def tiny_config(shard_set: Path) -> PretrainConfig:
 @pytest.fixture
 def train(tiny_config: PretrainConfig, tmp_path: Path) -> Run:
     def run(
-        folder: str = "run", resume: bool = False, steps: int | None = None, **changes: object
+        folder: str = "run", resume: str = "never", steps: int | None = None, **changes: object
     ) -> list[StepReport]:
         """Run to the end, or abandon the run after some steps as a kill would."""
         config = dataclasses.replace(tiny_config, **changes)

@@ -37,7 +37,7 @@ def test_ten_float16_steps_are_five_a_restart_and_five_bit_for_bit(train, tmp_pa
     settings = {"precision": "fp16", "epochs": 4, "checkpoint_every": 4}
     whole = train("whole", **settings)
     train("parts", steps=4, **settings)
-    parts = train("parts", resume=True, **settings)
+    parts = train("parts", resume="auto", **settings)
     assert [report.loss for report in parts] == [report.loss for report in whole[4:]]
     assert all(torch.isfinite(torch.tensor([report.loss for report in whole])))
 

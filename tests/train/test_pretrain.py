@@ -42,7 +42,7 @@ def test_ten_steps_are_five_a_restart_and_five_bit_for_bit(train, tmp_path, prec
     settings = {"precision": precision, "epochs": 4, "checkpoint_every": 5}
     train("whole", **settings)
     train("cut", **settings, steps=5)
-    resumed = train("cut", **settings, resume=True)
+    resumed = train("cut", **settings, resume="auto")
     assert resumed[0].step == 6
     assert_same_weights(tmp_path / "whole", tmp_path / "cut")
 
@@ -50,14 +50,14 @@ def test_ten_steps_are_five_a_restart_and_five_bit_for_bit(train, tmp_path, prec
 def test_a_kill_between_checkpoints_loses_only_the_steps_since(train, tmp_path) -> None:
     train("whole")
     train("killed", steps=5)  # the last checkpoint is that of step 3
-    assert train("killed", resume=True)[0].step == 4
+    assert train("killed", resume="auto")[0].step == 4
     assert_same_weights(tmp_path / "whole", tmp_path / "killed")
 
 
 def test_the_log_of_a_resumed_run_has_each_step_once(train, tmp_path) -> None:
     whole = [report.step for report in train("whole")]
     train("killed", steps=5)
-    train("killed", resume=True)
+    train("killed", resume="auto")
     lines = (tmp_path / "killed" / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines] == whole
 
@@ -73,19 +73,19 @@ def test_a_stop_file_saves_and_ends_the_run(train, tmp_path) -> None:
 
 def test_a_folder_with_checkpoints_is_not_overwritten(train) -> None:
     train("run", steps=3)
-    with pytest.raises(CheckpointError, match="resume=true"):
+    with pytest.raises(CheckpointError, match="resume=auto"):
         train("run")
 
 
 def test_a_checkpoint_of_other_settings_is_refused_and_the_setting_named(train) -> None:
     train("run", steps=3)
     with pytest.raises(CheckpointError, match="global_batch was 4, is 6"):
-        train("run", resume=True, global_batch=6)
+        train("run", resume="auto", global_batch=6)
 
 
 def test_a_finished_run_resumes_to_nothing(train) -> None:
     train("run")
-    assert train("run", resume=True) == []
+    assert train("run", resume="auto") == []
 
 
 def test_held_out_shapes_are_never_read(train, monkeypatch, tiny_config) -> None:
@@ -116,7 +116,7 @@ def test_a_loss_that_is_no_number_stops_before_the_update(train, tmp_path, monke
 
     monkeypatch.setattr(step, "pretraining_loss", poisoned)
     with pytest.raises(NonFiniteLossError, match="the loss is nan at step 3") as raised:
-        train("run", resume=True)
+        train("run", resume="auto")
     assert "\n" not in str(raised.value)
     told = json.loads((tmp_path / "run" / "nonfinite-step-00000003-rank-0.json").read_text())
     assert (told["figure"], told["value"], len(told["keys"])) == ("loss", "nan", 4)
@@ -178,7 +178,7 @@ def test_a_checkpoint_of_another_network_is_refused_in_one_line(train, monkeypat
 
     monkeypatch.setattr(loop, "initial_state", other)
     with pytest.raises(CheckpointError, match="another version") as raised:
-        train("run", resume=True)
+        train("run", resume="auto")
     assert "\n" not in str(raised.value)
 
 
