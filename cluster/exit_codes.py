@@ -23,6 +23,7 @@ from shards.errors import (
     PlanError,
     ShardError,
     StoreError,
+    TransientStoreError,
     UrlError,
 )
 
@@ -69,6 +70,16 @@ def exit_code(error: BaseException) -> tuple[int, str]:
                 return code, str(inner) or "stopped; the same command goes on from what is finished"
     last_line = str(error).strip().splitlines()[-1:] or [type(error).__name__]
     return FAULT, f"{type(error).__name__}: {last_line[0]} (--traceback shows where)"
+
+
+def would_fail_again(error: BaseException) -> bool:
+    """Tell whether an error is of the settings or the data, not of lost processes or networks."""
+    of_the_moment = (WorkerDiedError, TransientStoreError, OSError)
+    kinds = tuple(kind for kind, _ in _CODES if kind not in of_the_moment)
+    return any(
+        isinstance(inner, kinds) and not isinstance(inner, of_the_moment)
+        for inner in _unwrap(error)
+    )
 
 
 def _unwrap(error: BaseException) -> Iterator[BaseException]:

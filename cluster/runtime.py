@@ -1,21 +1,28 @@
 """Where do the ranks of a run live? Processes of this machine, or workers of Ray Train."""
 
 import dataclasses
+import functools
 import os
-import signal
-import socket
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import torch
-import torch.distributed as dist
-from torch.multiprocessing.spawn import spawn
 
+from cluster.local_ranks import run_ranks
 from picpoint.train.pretrain import pretrain
 
 if TYPE_CHECKING:
     from cluster.jobs.pretrain import PretrainJob
+
+
+# How often Ray Train asks its workers whether they live, and how soon it gives one up; how long
+# they may take to start.
+_WATCHING_S = {
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "5",
+    "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": "60",
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "300",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +35,10 @@ class RuntimeConfig:
         use_gpu: one GPU for each rank; `auto` where this machine has CUDA.
         address: Ray cluster to join; `local` starts one that ends with the run.
         threads_per_worker: CPU threads of each rank; 0 shares the machine's cores evenly.
+        min_workers: ranks that are enough to go on with when machines are lost (`ray` only); 0 for
+            `num_workers`.
+        max_failures: how often the run may lose ranks and go on from its newest checkpoint.
+        timeout_s: longest wait of a rank for the others.
     """
 
     name: Literal["local", "ray"] = "local"
@@ -35,6 +46,21 @@ class RuntimeConfig:
     use_gpu: bool | Literal["auto"] = "auto"
     address: str = "local"
     threads_per_worker: int = 0
+    min_workers: int = 0
+    max_failures: int = 3
+    timeout_s: float = 600.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.min_workers <= self.num_workers or self.num_workers < 1:
+            raise ValueError(
+                f"runtime.min_workers={self.min_workers}, runtime.num_workers={self.num_workers}: "
+                "there is at least one rank, and the first is not above the second"
+            )
+        if self.max_failures < 0 or not self.timeout_s > 0:
+            raise ValueError(
+                f"runtime.max_failures={self.max_failures}, runtime.timeout_s={self.timeout_s}: "
+                "must be 0 or more, and above 0"
+            )
 
 
 def run_on_local_processes(job: "PretrainJob") -> None:
@@ -44,9 +70,9 @@ def run_on_local_processes(job: "PretrainJob") -> None:
         _set_threads(job.runtime)
         _train(job, torch.device("cuda" if _on_gpu(job.runtime) else "cpu"))
         return
-    # Children inherit the mask of this thread: Ctrl-C is the parent's business.
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    spawn(_local_rank, args=(job, _free_port()), nprocs=num_workers, join=True)
+    backend = "nccl" if _on_gpu(job.runtime) else "gloo"
+    work = functools.partial(_local_rank, job)
+    run_ranks(work, num_workers, backend, job.runtime.timeout_s, job.runtime.max_failures)
 
 
 def run_on_ray(job: "PretrainJob") -> None:
@@ -67,16 +93,23 @@ def _fit(job: "PretrainJob") -> None:
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
-    use_gpu = _on_gpu(job.runtime)
+    runtime, use_gpu = job.runtime, _on_gpu(job.runtime)
+    num_workers = runtime.num_workers
+    if runtime.min_workers:
+        num_workers = (runtime.min_workers, runtime.num_workers)
+    for name, seconds in _WATCHING_S.items():
+        os.environ.setdefault(name, seconds)
     trainer = TorchTrainer(
         _ray_rank,
         train_loop_config={"job": _with_absolute_paths(job)},
-        torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo", timeout_s=300),
-        scaling_config=ScalingConfig(num_workers=job.runtime.num_workers, use_gpu=use_gpu),
+        torch_config=TorchConfig(
+            backend="nccl" if use_gpu else "gloo", timeout_s=max(1, int(runtime.timeout_s))
+        ),
+        scaling_config=ScalingConfig(num_workers=num_workers, use_gpu=use_gpu),
         run_config=RunConfig(
             name="pretrain",
             storage_path=str(Path(job.out).resolve() / "ray"),
-            failure_config=FailureConfig(max_failures=0),
+            failure_config=FailureConfig(max_failures=runtime.max_failures),
         ),
     )
     trainer.fit()
@@ -107,19 +140,9 @@ def _ray_rank(settings: dict[str, "PretrainJob"]) -> None:
     _train(job, ray.train.torch.get_device())
 
 
-def _local_rank(rank: int, job: "PretrainJob", port: int) -> None:
+def _local_rank(job: "PretrainJob", rank: int) -> None:
     _set_threads(job.runtime)
-    use_gpu = _on_gpu(job.runtime)
-    dist.init_process_group(
-        "nccl" if use_gpu else "gloo",
-        init_method=f"tcp://127.0.0.1:{port}",
-        rank=rank,
-        world_size=job.runtime.num_workers,
-    )
-    try:
-        _train(job, torch.device("cuda", rank) if use_gpu else torch.device("cpu"))
-    finally:
-        dist.destroy_process_group()
+    _train(job, torch.device("cuda", rank) if _on_gpu(job.runtime) else torch.device("cpu"))
 
 
 def _train(job: "PretrainJob", device: torch.device) -> None:
@@ -134,9 +157,3 @@ def _on_gpu(runtime: RuntimeConfig) -> bool:
 def _set_threads(runtime: RuntimeConfig) -> None:
     cores = len(os.sched_getaffinity(0))
     torch.set_num_threads(runtime.threads_per_worker or max(1, cores // runtime.num_workers))
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]

@@ -14,6 +14,7 @@ from types import FrameType
 from cluster.progress import ProgressLine
 from cluster.record import keep_or_start
 from cluster.runtime import RuntimeConfig, run_on_local_processes, run_on_ray
+from picpoint.train.checkpoint import CheckpointError, newest_checkpoint
 from picpoint.train.log import LOG_FILE
 from picpoint.train.pretrain import STOP_FILE
 from picpoint.train.settings import PretrainConfig, plan_run, rows_of_ranks
@@ -80,6 +81,9 @@ def run(job: PretrainJob) -> None:
     stage = keep_or_start(job.out, "pretrain", job, plan.digest, moot=("out", "resume", "runtime"))
     if stage.kept:
         return
+    _refuse_earlier_checkpoints(job)
+    # From here on, whoever begins again goes on.
+    job = dataclasses.replace(job, resume="auto" if job.resume_from == "never" else job.resume)
     (out / STOP_FILE).unlink(missing_ok=True)
     run_workers = run_on_ray if job.runtime.name == "ray" else run_on_local_processes
     with (
@@ -100,6 +104,20 @@ def run(job: PretrainJob) -> None:
             f"stopped; its checkpoint is in {job.checkpoints_of(out)}; the same command goes on"
         )
     stage.finish()
+
+
+def _refuse_earlier_checkpoints(job: PretrainJob) -> None:
+    """Hold `resume=never` to its word.
+
+    Raises:
+        CheckpointError: there are checkpoints already.
+    """
+    folder = job.checkpoints_of(Path(job.out))
+    if job.resume_from == "never" and newest_checkpoint(folder) != (None, ()):
+        raise CheckpointError(
+            f"{folder} holds checkpoints of an earlier run; continue it with resume=auto, or "
+            "choose another `out`"
+        )
 
 
 @contextlib.contextmanager

@@ -169,6 +169,9 @@ def _distributed(model: PretrainModel, ranks: int, device: torch.device) -> nn.M
         model,
         device_ids=[device] if device.type == "cuda" else None,
         broadcast_buffers=False,
+        # Every parameter is used. But only so are buckets never built anew after the first step:
+        # after a restart three ranks or more would add the same gradients in another order.
+        find_unused_parameters=True,
         gradient_as_bucket_view=True,
     )
 

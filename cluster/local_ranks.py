@@ -1,0 +1,210 @@
+"""How do the ranks of a run live on one machine? One process each, watched, and begun again.
+
+A rank that is killed, or that stops beating (a stopped process, a machine that thrashes), takes the
+others with it: they wait for it in a collective. All are then ended, and a new set goes on from the
+newest checkpoint. What is wrong with the settings or the data is not tried again.
+"""
+
+import ctypes
+import os
+import pickle
+import signal
+import socket
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from datetime import timedelta
+from multiprocessing import get_context
+from multiprocessing.connection import Connection, wait
+from multiprocessing.sharedctypes import Synchronized
+
+import torch.distributed as dist
+
+from cluster.exit_codes import would_fail_again
+from cluster.fleet import WorkerDiedError
+from picpoint.render.children import end_with_parent
+
+# How often a rank shows that it lives, and for how long it may fail to.
+BEAT_S = 1.0
+SILENCE_S = 30.0
+# Loading torch takes some 10 s of processor time, on a busy machine many times that.
+_START_S = 300.0
+# When one rank has failed, the others fail soon; which of them is the cause shows only then.
+_GRACE_S = 5.0
+
+RankWork = Callable[[int], None]
+
+
+class RankDiedError(WorkerDiedError):
+    """A rank was killed from outside, or no longer shows that it lives."""
+
+
+def run_ranks(
+    work: RankWork, num_ranks: int, backend: str, timeout_s: float, max_failures: int
+) -> None:
+    """Run a function on every rank of a process group, anew where ranks were lost.
+
+    Args:
+        work: is given its rank, in a process of its own, and must go on from where it was; pickled.
+        num_ranks: how many.
+        backend: of torch.distributed.
+        timeout_s: longest wait in a collective.
+        max_failures: how many sets of ranks may be lost.
+
+    Raises:
+        RankDiedError: more were.
+        Exception: what `work` raised, where it is no matter of lost ranks.
+    """
+    for num_failures in range(max_failures + 1):
+        failure = _run_once(work, num_ranks, backend, timeout_s)
+        if failure is None:
+            return
+        if would_fail_again(failure) or num_failures == max_failures:
+            raise failure
+        print(
+            f"{failure}; begun again from the newest checkpoint "
+            f"({num_failures + 1} of at most {max_failures} times)",
+            file=sys.stderr,
+            flush=True,
+        )
+
+
+def _run_once(
+    work: RankWork, num_ranks: int, backend: str, timeout_s: float
+) -> BaseException | None:
+    """Run a set of ranks; give the failure that ended it, if one did."""
+    port = _free_port()
+    ranks: list[_Rank] = []
+    try:
+        for rank in range(num_ranks):
+            place = _Place(rank, num_ranks, backend, timeout_s, port)
+            ranks.append(_Rank(work, place))
+        return _watch(ranks)
+    finally:
+        for rank in ranks:
+            rank.close()
+
+
+def _watch(ranks: "Sequence[_Rank]") -> BaseException | None:
+    """Wait until all ranks are done or one has failed."""
+    running = list(ranks)
+    while running:
+        wait([rank.process.sentinel for rank in running], timeout=BEAT_S)
+        failures = [failure for rank in running if (failure := rank.failure()) is not None]
+        if failures:
+            return _cause(failures, running)
+        running = [rank for rank in running if rank.process.exitcode is None]
+    return None
+
+
+def _cause(failures: list[BaseException], running: "Sequence[_Rank]") -> BaseException:
+    """Find what began it: a lost peer looks like a broken connection to the others."""
+    deadline = time.monotonic() + _GRACE_S
+    while len(failures) < len(running) and time.monotonic() < deadline:
+        time.sleep(0.1)
+        failures = [failure for rank in running if (failure := rank.failure()) is not None]
+    own = [failure for failure in failures if would_fail_again(failure)]
+    died = [failure for failure in failures if isinstance(failure, RankDiedError)]
+    return next(iter([*own, *died, *failures]))
+
+
+class _Place:
+    """Where a rank stands in its group."""
+
+    def __init__(
+        self, rank: int, num_ranks: int, backend: str, timeout_s: float, port: int
+    ) -> None:
+        self.rank, self.num_ranks, self.backend = rank, num_ranks, backend
+        self.timeout_s, self.port = timeout_s, port
+
+    def join(self) -> None:
+        """Enter the process group."""
+        dist.init_process_group(
+            self.backend,
+            init_method=f"tcp://127.0.0.1:{self.port}",
+            rank=self.rank,
+            world_size=self.num_ranks,
+            timeout=timedelta(seconds=self.timeout_s),
+        )
+
+
+class _Rank:
+    """A rank's process, its last word and its pulse."""
+
+    def __init__(self, work: RankWork, place: _Place) -> None:
+        context = get_context("spawn")
+        self.number = place.rank
+        self._told, theirs = context.Pipe(duplex=False)
+        self._started_s = time.monotonic()
+        self._pulse: Synchronized[float] = context.Value(ctypes.c_double, 0.0)
+        self._failure: BaseException | None = None
+        self.process = context.Process(target=_live, args=(work, place, theirs, self._pulse))
+        self.process.start()
+        theirs.close()
+
+    def failure(self) -> BaseException | None:
+        """Tell what went wrong, if it did."""
+        if self._failure is None:
+            self._failure = self._look()
+        return self._failure
+
+    def _look(self) -> BaseException | None:
+        with suppress(EOFError, OSError):
+            if self._told.poll():
+                return self._told.recv()
+        code = self.process.exitcode
+        if code is None:
+            return self._silence()
+        if code == 0:
+            return None
+        how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+        return RankDiedError(f"rank {self.number} was killed ({how})")
+
+    def _silence(self) -> RankDiedError | None:
+        last_s = self._pulse.value
+        silent_s = time.monotonic() - (last_s or self._started_s)
+        if silent_s > (SILENCE_S if last_s else _START_S):
+            return RankDiedError(f"rank {self.number} has shown no life for {silent_s:.0f} s")
+        return None
+
+    def close(self) -> None:
+        """End the process; by force, because a stopped one heeds nothing else."""
+        self.process.kill()
+        self.process.join()
+        self.process.close()
+        self._told.close()
+
+
+def _live(work: RankWork, place: _Place, parent: Connection, pulse: "Synchronized[float]") -> None:
+    """Be a rank; runs in its process."""
+    end_with_parent()
+    threading.Thread(target=_beat, args=(pulse,), daemon=True).start()
+    try:
+        place.join()
+        work(place.rank)
+        dist.destroy_process_group()
+    except BaseException as error:
+        error.add_note(traceback.format_exc())  # what the parent could not know
+        try:
+            pickle.loads(pickle.dumps(error))
+        except Exception:  # of those that cannot be sent, tell at least what they say
+            error = RuntimeError(f"{type(error).__name__}: {error}")
+        parent.send(error)
+        # Without the others no group can be left in order.
+        parent.close()
+        os._exit(1)
+
+
+def _beat(pulse: "Synchronized[float]") -> None:
+    while True:
+        pulse.value = time.monotonic()  # the same clock in every process of a machine
+        time.sleep(BEAT_S)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]

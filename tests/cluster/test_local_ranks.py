@@ -1,0 +1,82 @@
+"""Ranks that are lost are begun again; what would fail again is told at once."""
+
+import functools
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from cluster import local_ranks
+from cluster.exit_codes import would_fail_again
+from cluster.fleet import WorkerDiedError
+from cluster.local_ranks import RankDiedError, run_ranks
+from picpoint.train.checkpoint import CheckpointError
+from shards.errors import CorruptSampleError, TransientStoreError
+
+
+@pytest.mark.parametrize(
+    ("error", "again"),
+    [
+        (CheckpointError("x"), True),
+        (CorruptSampleError("x"), True),
+        (TransientStoreError("x"), False),
+        (WorkerDiedError("x"), False),
+        (ConnectionResetError("x"), False),
+        (RuntimeError("Connection closed by peer"), False),
+    ],
+)
+def test_errors_of_the_moment_are_tried_again_and_no_others(error, again):
+    assert would_fail_again(error) == again
+
+
+def die_once(folder: Path, how: str, rank: int) -> None:
+    """Meet the others, and the first time fail on rank 1."""
+    total = torch.ones(())
+    dist.all_reduce(total)
+    marker = folder / "died"
+    if rank == 1 and not marker.exists():
+        marker.touch()
+        match how:
+            case "kill":
+                os.kill(os.getpid(), signal.SIGKILL)
+            case "stop":
+                os.kill(os.getpid(), signal.SIGSTOP)
+            case "settings":
+                raise CheckpointError("of other settings")
+    dist.all_reduce(total)
+    (folder / f"done-{rank}").write_text(str(total.item()))
+
+
+def test_a_killed_rank_costs_a_new_beginning_only(tmp_path, capfd):
+    run_ranks(functools.partial(die_once, tmp_path, "kill"), 2, "gloo", 120, max_failures=1)
+    assert {path.name: path.read_text() for path in tmp_path.glob("done-*")} == {
+        "done-0": "4.0",
+        "done-1": "4.0",
+    }
+    assert "rank 1 was killed (SIGKILL); begun again" in capfd.readouterr().err
+
+
+def test_what_is_wrong_with_the_settings_is_told_by_its_own_name_and_not_tried_again(tmp_path):
+    with pytest.raises(CheckpointError, match="of other settings"):
+        run_ranks(functools.partial(die_once, tmp_path, "settings"), 2, "gloo", 120, 3)
+    assert not list(tmp_path.glob("done-*"))
+
+
+@pytest.mark.slow
+def test_a_stopped_rank_is_found_soon_and_the_others_begun_again(tmp_path, monkeypatch):
+    assert local_ranks.SILENCE_S + local_ranks.BEAT_S < 60
+    started = time.monotonic()
+    run_ranks(functools.partial(die_once, tmp_path, "stop"), 2, "gloo", 600, max_failures=1)
+    assert len(list(tmp_path.glob("done-*"))) == 2
+    # Found by its silence: the others would have waited for ten minutes.
+    assert time.monotonic() - started < 300
+
+
+@pytest.mark.slow
+def test_ranks_that_are_lost_too_often_end_the_run(tmp_path):
+    with pytest.raises(RankDiedError, match=r"rank 1 was killed \(SIGKILL\)"):
+        run_ranks(functools.partial(die_once, tmp_path, "kill"), 2, "gloo", 120, max_failures=0)
