@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from picpoint.ops import edge_map
+from picpoint.ops import edge_blocks
 from picpoint.ops.balls import Neighbours
 from picpoint.ops.edge_map import Affine, MappedEdges, map_edges, map_edges_plain
 
@@ -38,7 +38,7 @@ def _parts(reduced: MappedEdges, valid: Tensor | None) -> list[Tensor]:
 @pytest.mark.parametrize("rows", [6, 40, 1024])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_mapped_edges_equal_the_plain_form_in_value_and_gradient(dtype, rows, valid, monkeypatch):
-    monkeypatch.setattr(edge_map, "_ROWS", rows)
+    monkeypatch.setattr(edge_blocks, "_BLOCK", rows * 2 * 8)
     valid = None if valid is None else torch.tensor(valid)
     tensors, neighbours, sign = _problem(dtype)
     fast, plain = (
