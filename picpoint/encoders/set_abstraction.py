@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from picpoint.ops.balls import Neighbours, points_in_balls
-from picpoint.ops.edge_map import Affine, map_edges
+from picpoint.ops.edge_map import Affine, map_edges, variance_of_map
 from picpoint.ops.gather import reduce_edges, sum_edges
 from picpoint.ops.ghost_norm import GhostBatchNorm, Moments
 from picpoint.ops.normalise import scale_and_shift
@@ -191,9 +191,8 @@ def pool_mapped_edges(
         scale, shift = norm.running_affine()
         return _scale_and_shift(mapped.extreme, Affine(scale[None], shift[None]), slope=1.0)
     with torch.autocast(near.device.type, enabled=False):
-        wide = weight.double()
-        mean = mapped.mean @ wide.T
-        variance = ((wide @ mapped.covariance) * wide).sum(dim=-1).clamp(min=0)
+        mean = mapped.mean @ weight.double().T
+        variance = variance_of_map(weight, mapped.covariance).clamp(min=0)
     count = _count_entries(neighbours, len(mean), valid).to(mean)
     affine = Affine(*norm.affine(Moments(mean, variance, count)))
     return _scale_and_shift(mapped.extreme, affine, slope=1.0)

@@ -109,6 +109,39 @@ def map_edges_plain(
     return MappedEdges(mapped.gather(2, slot)[:, :, 0], mean.double(), covariance.double())
 
 
+def variance_of_map(
+    weight: Float[Tensor, "D C"], covariance: Float64[Tensor, "g C C"]
+) -> Float64[Tensor, "g D"]:
+    """Give the variance of W h from the covariance S of h: the diagonal of W S W^T."""
+    return cast(Tensor, _VarianceOfMap.apply(weight, covariance))
+
+
+class _VarianceOfMap(torch.autograd.Function):
+    """One product of float64 forward; backward one in the weight's own precision, not two."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,  # noqa: ANN401
+        weight: Tensor,
+        covariance: Tensor,
+    ) -> Tensor:
+        wide = weight.double()
+        mapped = wide @ covariance
+        ctx.save_for_backward(weight, mapped.to(weight.dtype))
+        return (mapped * wide).sum(dim=-1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any,  # noqa: ANN401
+        grad: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        weight, mapped = ctx.saved_tensors
+        grad = grad.to(weight.dtype)[..., None]
+        grad_weight = 2 * (grad * mapped).sum(dim=0)
+        return grad_weight, (weight.T @ (grad * weight)).double()
+
+
 class _MapEdges(torch.autograd.Function):
     """The blocks of edges as a torch function."""
 

@@ -4,7 +4,7 @@ from torch import Tensor
 
 from picpoint.ops import edge_blocks
 from picpoint.ops.balls import Neighbours
-from picpoint.ops.edge_map import Affine, MappedEdges, map_edges, map_edges_plain
+from picpoint.ops.edge_map import Affine, MappedEdges, map_edges, map_edges_plain, variance_of_map
 
 
 def _problem(dtype: torch.dtype) -> tuple[list[Tensor], Neighbours, Tensor]:
@@ -91,3 +91,18 @@ def test_the_covariance_survives_a_large_mean():
     oracle = _parts(_run(map_edges_plain, exact, neighbours, sign), None)[2]
     # Hidden features near 500 are rounded to 2^-15 in float32.
     torch.testing.assert_close(mine.double(), oracle, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_variance_of_a_map_is_the_diagonal_of_its_covariance(dtype):
+    generator = torch.Generator().manual_seed(0)
+    root = torch.randn(2, 8, 8, generator=generator, dtype=torch.float64)
+    covariance = (root @ root.mT).requires_grad_()
+    weight = torch.randn(12, 8, generator=generator).to(dtype).requires_grad_()
+    upstream = torch.randn(2, 12, generator=generator, dtype=torch.float64)
+    mine = variance_of_map(weight, covariance)
+    oracle = (weight.double() @ covariance @ weight.double().T).diagonal(dim1=1, dim2=2)
+    torch.testing.assert_close(mine, oracle)
+    gradients = (torch.autograd.grad(x, (weight, covariance), upstream) for x in (mine, oracle))
+    tolerance = 1e-5 if dtype == torch.float32 else 1e-12
+    torch.testing.assert_close(*gradients, rtol=tolerance, atol=10 * tolerance)

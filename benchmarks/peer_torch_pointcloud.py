@@ -1,14 +1,12 @@
-"""What do the encoders of other packages cost, and do they compute the same? Under equal weights.
+"""How are torch-pointcloud's encoders given the parameters of ours? By explicit maps of names.
 
-    torch-pointcloud 0.0.18   edges as one long list, of torch-geometric
-    openpoints 0.1.2          edges as a padded tensor; the code that PointNeXt was published with
-
-Both are built here with the parameters of an encoder of ours, by explicit maps of names. Their own
-searches need compiled extensions that their packages lack (pyg-lib, CUDA), so both are given our
-neighbours and our sampling, on any device; what is compared is what is computed of them.
+torch-pointcloud 0.0.18 keeps the edges of a batch as one long list, with torch-geometric. Its
+searches need pyg-lib, which is compiled for some platforms only, so it is given our neighbours and
+our sampling: what is compared is what is computed of them.
 """
 
 import importlib
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -45,7 +43,7 @@ class Peer:
 
 def torch_pointcloud_dgcnn(encoder: Dgcnn, search: Search = nearest_neighbours) -> Peer:
     """Build torch-pointcloud's DGCNN; its edges are [x_i, x_j - x_i], so halves are swapped."""
-    package = importlib.import_module("torch_pointcloud.models.dgcnn")
+    package: Any = importlib.import_module("torch_pointcloud.models.dgcnn")
     config = encoder.config
 
     def graph(x: Tensor, k: int, batch: Tensor, loop: bool) -> Tensor:
@@ -63,12 +61,12 @@ def torch_pointcloud_dgcnn(encoder: Dgcnn, search: Search = nearest_neighbours) 
         act_kwargs={"negative_slope": 0.2},
         global_pool=["max", "mean"],
     )
-    names = _norm_names("norm", "proj.norms.0.module")
+    names = norm_names("norm", "proj.norms.0.module")
     names["linear.weight"] = "proj.lins.0.weight"
     for layer in range(len(config.widths)):
         ours, theirs = f"edge_convs.{layer}", f"encoder.blocks.{layer}.conv.nn"
         names[f"{ours}.linear.weight"] = f"{theirs}.lins.0.weight"
-        names |= _norm_names(f"{ours}.norm", f"{theirs}.norms.0.module")
+        names |= norm_names(f"{ours}.norm", f"{theirs}.norms.0.module")
 
     def swap(name: str, value: Tensor) -> Tensor:
         if name.startswith("edge_convs") and name.endswith("linear.weight"):
@@ -81,7 +79,7 @@ def torch_pointcloud_dgcnn(encoder: Dgcnn, search: Search = nearest_neighbours) 
         pooled = module.forward_head(local, batch, pre_logits=True)
         return PointFeatures(local.unflatten(0, points.shape[:2]), pooled)
 
-    return _with_parameters(Peer(module, forward, names, swap), encoder)
+    return with_parameters(Peer(module, forward, names, swap), encoder)
 
 
 def torch_pointcloud_pointnext(encoder: PointNext, repeated: bool) -> Peer:
@@ -92,8 +90,8 @@ def torch_pointcloud_pointnext(encoder: PointNext, repeated: bool) -> Peer:
         repeated: whether the edges that only fill up a ball are there, as in the published
             network; without them BatchNorm sees other statistics, and there is less to compute.
     """
-    blocks = importlib.import_module("torch_pointcloud.layers.pointnext_blocks")
-    models = importlib.import_module("torch_pointcloud.models.pointnext")
+    blocks: Any = importlib.import_module("torch_pointcloud.layers.pointnext_blocks")
+    models: Any = importlib.import_module("torch_pointcloud.models.pointnext")
 
     def leading(rows: Tensor, batch: Tensor, ratio: float, random_start: bool) -> Tensor:
         del random_start
@@ -148,7 +146,7 @@ def torch_pointcloud_pointnext(encoder: PointNext, repeated: bool) -> Peer:
         return PointFeatures(local.unflatten(0, (len(points), -1)), pooled)
 
     names = _torch_pointcloud_names(encoder)
-    return _with_parameters(Peer(module, forward, names, lambda _, value: value), encoder)
+    return with_parameters(Peer(module, forward, names, lambda _, value: value), encoder)
 
 
 def _torch_pointcloud_names(encoder: PointNext) -> dict[str, str]:
@@ -158,7 +156,7 @@ def _torch_pointcloud_names(encoder: PointNext) -> dict[str, str]:
 
     def linear_and_norm(ours: tuple[str, str], theirs: str, number: int) -> None:
         names[f"{ours[0]}.weight"] = f"{theirs}.lins.{number}.weight"
-        names.update(_norm_names(ours[1], f"{theirs}.norms.{number}.module"))
+        names.update(norm_names(ours[1], f"{theirs}.norms.{number}.module"))
 
     for stage, num_blocks in enumerate(encoder.config.blocks):
         ours, theirs = f"stages.{stage}.abstraction", f"encoder.blocks.{stage}.downsample"
@@ -181,26 +179,26 @@ def _torch_pointcloud_names(encoder: PointNext) -> dict[str, str]:
     return names
 
 
-def _norm_names(ours: str, theirs: str) -> dict[str, str]:
+def norm_names(ours: str, theirs: str) -> dict[str, str]:
     """Map a BatchNorm."""
     kinds = ("weight", "bias", "running_mean", "running_var")
     return {f"{ours}.{kind}": f"{theirs}.{kind}" for kind in kinds}
 
 
-def _with_parameters(peer: Peer, encoder: nn.Module) -> Peer:
+def with_parameters(peer: Peer, encoder: nn.Module) -> Peer:
     """Copy our parameters into a peer; what it has beyond ours, biases before a norm, becomes 0."""
     ours = encoder.state_dict()
+    peer.module.to(next(encoder.parameters()).dtype)
     assert ours.keys() == peer.names.keys(), ours.keys() ^ peer.names.keys()
     theirs: dict[str, Any] = {
         peer.names[name]: peer.read(name, value) for name, value in ours.items()
     }
     for name, value in peer.module.state_dict().items():
         if name not in theirs:
-            assert name.endswith(("lins.0.bias", "lins.1.bias", "lins.2.bias", "tracked")), name
+            assert re.search(r"(lins\.\d+\.bias|num_batches_tracked)$", name), name
             theirs[name] = torch.zeros_like(value)
         theirs[name] = theirs[name].reshape(value.shape)
     peer.module.load_state_dict(theirs)
-    peer.module.to(next(encoder.parameters()).dtype)
     return peer
 
 
