@@ -71,9 +71,9 @@ def read_public(path: Path) -> dict[str, Tensor]:
             f"{path}: holds more than tensors, or is damaged ({reason}); save its state dict alone "
             "with torch.save, in the code that it came from, and import that"
         ) from error
-    for name in _WRAPPERS:
-        if isinstance(content, Mapping) and isinstance(content.get(name), Mapping):
-            content = content[name]
+    if isinstance(content, Mapping):
+        wrapped = [content[name] for name in _WRAPPERS if isinstance(content.get(name), Mapping)]
+        content = wrapped[0] if wrapped else content
     if not isinstance(content, Mapping) or not any(isinstance(x, Tensor) for x in content.values()):
         raise ImportRefusedError(f"{path}: holds no state dict; export one and import that")
     return {

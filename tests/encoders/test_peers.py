@@ -23,6 +23,7 @@ from picpoint.encoders.dgcnn import Dgcnn, DgcnnConfig
 from picpoint.encoders.pointnext import PointNext, PointNextConfig
 from picpoint.ops.ghost_norm import GhostBatchNorm
 from picpoint.ops.neighbours import nearest_neighbours
+from picpoint.weights.import_public import import_public
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -134,3 +135,20 @@ def test_dgcnn_computes_what_the_peer_does(package, dtype, tolerance, monkeypatc
     build = openpoints_dgcnn if package == "openpoints" else torch_pointcloud_dgcnn
     _check(encoder, build(exact, replay), tolerance, features)
     assert not found
+
+
+@pytest.mark.parametrize("kind", POINTNEXTS)
+def test_a_state_of_openpoints_is_imported_as_it_is(kind):
+    needs("openpoints")
+    torch.manual_seed(0)
+    source = PointNext(POINTNEXTS[kind], ghost_batch=4)
+    peer = openpoints_pointnext(source)
+    for parameter in peer.module.parameters():
+        torch.nn.init.normal_(parameter)
+    encoder = PointNext(POINTNEXTS[kind], ghost_batch=4)
+    import_public(encoder, POINTNEXTS[kind], peer.module.state_dict())
+    peer.module.eval()
+    points = _clouds().float()
+    expected = peer.forward(points).pooled
+    found = encoder.eval()(points).pooled
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
