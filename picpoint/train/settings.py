@@ -12,11 +12,10 @@ from jaxtyping import Int64
 
 from picpoint.data.pairs import DataConfig
 from picpoint.data.split import held_out
-from picpoint.encoders.dgcnn import DgcnnConfig
 from picpoint.encoders.image import ImageEncoder, ImageEncoderConfig
 from picpoint.heads.projection import ProjectionConfig
 from picpoint.losses.info_nce import LossConfig
-from picpoint.model import ModelConfig
+from picpoint.model import ModelConfig, PointEncoderConfig
 from picpoint.train.checkpoint import Retention
 from picpoint.train.precision import PrecisionName, ResolvedPrecision
 from picpoint.train.state import OptimConfig
@@ -67,7 +66,7 @@ class PretrainConfig:
     """
 
     data: DataConfig
-    point_encoder: DgcnnConfig
+    point_encoder: PointEncoderConfig
     image_encoder: ImageEncoderConfig
     heads: ProjectionConfig
     loss: LossConfig
