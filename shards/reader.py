@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Literal
 
 from shards.codec import decode_sample
-from shards.columns import MemberSpan, SampleRow, ShardInfo
+from shards.columns import MemberSpan, SampleRow, ShardEntry
 from shards.errors import CodecError, CorruptSampleError
 from shards.manifest import Manifest, load_manifest
 from shards.schema import (
@@ -191,7 +191,7 @@ class ShardReader:
             )
         return spans
 
-    def _read_members(self, shard: ShardInfo, spans: list[MemberSpan]) -> dict[str, bytes]:
+    def _read_members(self, shard: ShardEntry, spans: list[MemberSpan]) -> dict[str, bytes]:
         max_gap_bytes = MAX_GAP_BYTES["disk" if self._store.concurrency == 1 else "network"]
         runs = coalesce(spans, max_gap_bytes)
         ranges = [(run[0].offset, run[-1].offset + run[-1].length - run[0].offset) for run in runs]

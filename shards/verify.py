@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-from shards.columns import SampleRow, ShardInfo
+from shards.columns import SampleRow, ShardEntry, ShardInfo
 from shards.errors import (
     MEND_MANIFEST,
     MEND_SHARD,
@@ -134,13 +134,22 @@ def verify(url: str | Path) -> VerifyReport:
     except ManifestError as error:
         return VerifyReport(store.url, (Finding("damaged", MANIFEST, str(error)),), 0, 0, 0)
     findings = _foreign_files(store, manifest.shards)
+    source_ids: Counter[str] = Counter()
+    for number, entry in enumerate(manifest.shards):
+        try:
+            shard = manifest.parts[number]
+        except NotFoundInStoreError as error:
+            findings.append(Finding("missing", part_name(entry.name), str(error)))
+        except ManifestError as error:
+            findings.append(Finding("damaged", part_name(entry.name), str(error)))
+        else:
+            findings.extend(_verify_shard(store, shard))
+            source_ids.update(shard.samples.source_ids)
     findings += [
         Finding("damaged", name, f"{count} samples share this source id; {MEND_MANIFEST}")
-        for name, count in Counter(manifest.source_ids).items()
+        for name, count in source_ids.items()
         if count > 1
     ]
-    for shard in manifest.shards:
-        findings.extend(_verify_shard(store, shard))
     return VerifyReport(
         store.url,
         tuple(findings),
@@ -150,7 +159,7 @@ def verify(url: str | Path) -> VerifyReport:
     )
 
 
-def _foreign_files(store: Store, shards: tuple[ShardInfo, ...]) -> list[Finding]:
+def _foreign_files(store: Store, shards: tuple[ShardEntry, ...]) -> list[Finding]:
     tars = {shard.name for shard in shards if shard.num_samples}
     known = tars | {part_name(shard.name) for shard in shards} | {SHARDS_TABLE, REJECTS_TABLE}
     return [
@@ -218,21 +227,30 @@ def stats(url: str | Path) -> SetStats:
         StoreError: there is no such set.
     """
     manifest = load_manifest(url)
-    columns = manifest.samples
     member_bytes: Counter[str] = Counter()
-    for code, name in enumerate(columns.member_names):
-        kind = "view*.jpg" if name.startswith("view") else name
-        member_bytes[kind] += int(columns.length[columns.name_code == code].sum())
+    labels: Counter[str] = Counter()
+    points: list[int] = []
+    views: list[int] = []
+    for number, entry in enumerate(manifest.shards):
+        if not entry.num_samples:
+            continue
+        columns = manifest.parts[number].samples
+        for code, name in enumerate(columns.member_names):
+            kind = "view*.jpg" if name.startswith("view") else name
+            member_bytes[kind] += int(columns.length[columns.name_code == code].sum())
+        labels.update(columns.labels)
+        points += [int(columns.num_points.min()), int(columns.num_points.max())]
+        views += [int(columns.num_views.min()), int(columns.num_views.max())]
     return SetStats(
         url=manifest.url,
         digest=manifest.digest,
         num_shards=len(manifest.shards),
         num_samples=manifest.num_samples,
         num_bytes=manifest.num_bytes,
-        points=(int(columns.num_points.min()), int(columns.num_points.max())),
-        views=(int(columns.num_views.min()), int(columns.num_views.max())),
+        points=(min(points), max(points)),
+        views=(min(views), max(views)),
         member_bytes=dict(sorted(member_bytes.items())),
-        labels=dict(sorted(Counter(manifest.labels).items())),
+        labels=dict(sorted(labels.items())),
         rejects=dict(sorted(Counter(reject.reason for reject in manifest.rejects).items())),
     )
 
@@ -255,7 +273,8 @@ def inspect(url: str | Path, key: str | None = None) -> str:
             for shard in manifest.shards
         ]
         return "\n".join([*lines, f"{manifest.num_samples} samples, digest {manifest.digest}"])
-    names = manifest.keys if key in manifest.keys else manifest.source_ids
+    keys, source_ids = manifest.read_texts("key", "source_id")
+    names = keys if key in keys else source_ids
     if key not in names:
         raise NotFoundInStoreError(
             f"{key}: {manifest.url} has no sample of this key or source id; "

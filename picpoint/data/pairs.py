@@ -23,7 +23,13 @@ from picpoint.data.augment import (
     random_motion,
 )
 from picpoint.data.split import HoldoutConfig
-from picpoint.data.views import ALL_RIGS, NotStoredError, choose_views, stored_views
+from picpoint.data.views import (
+    ALL_RIGS,
+    NotStoredError,
+    check_rigs,
+    choose_views,
+    stored_views,
+)
 from picpoint.geometry.cameras import world_to_pixel
 from picpoint.ops.farthest import farthest_order
 from shards.codec import decode_picture
@@ -117,7 +123,8 @@ def training_batches(
 
     Raises:
         ShardError: a sample is corrupt and `config.on_corrupt` is `fail`.
-        NotStoredError: more views or points, or another rig, are asked for than are stored.
+        NotStoredError: more views or points, or another rig, are asked for than are stored, or
+            shapes were rendered with other rigs than the first.
     """
     stored = stored_views(reader)
     usable_views = choose_views(stored, config.rig, config.views)
@@ -139,6 +146,7 @@ def training_batches(
             if sample is None or place < 0:
                 pairs.append(_masked_pair(config, stored.cameras.size_px))
             else:
+                check_rigs(sample, stored)
                 pairs.append(_pair(sample, views, config, num_local, generator))
         for skipped in reader.corrupt[num_told:]:
             logger.warning(
@@ -158,12 +166,14 @@ def evaluation_batches(
     views: Sequence[int],
 ) -> Iterator[PairBatch]:
     """Read shapes once, in the order given, unmoved, each with the same views."""
+    stored = stored_views(reader)
     config = replace(config, point_subset="prefix", augment=UNMOVED)
     chosen = np.array(views, dtype=np.int64)
     for start in range(0, len(selection), batch_size):
         pairs = []
         for sample_index in selection[start : start + batch_size].tolist():
             sample = _read_whole(reader, Request(sample_index, tuple(views)))
+            check_rigs(sample, stored)
             generator = np.random.default_rng([0, 0, sample_index])
             pairs.append(_pair(sample, chosen, config, num_local, generator))
         yield _collate(pairs)

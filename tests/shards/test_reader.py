@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from small_sets import keys_of
 
 import shards.reader
 from shards.codec import encode_sample
@@ -100,7 +101,7 @@ def test_skip_and_count_counts_and_names_and_reads_all_the_rest(shard_set):
     samples = list(reader.stream(Request(index, (1,)) for index in range(12)))
     assert [index for index, sample in enumerate(samples) if sample is None] == [3, 9]
     assert [each.sample_index for each in reader.corrupt] == [3, 9]
-    assert [each.key for each in reader.corrupt] == [shard_set.keys[3], shard_set.keys[9]]
+    assert [each.key for each in reader.corrupt] == [keys_of(shard_set)[3], keys_of(shard_set)[9]]
     assert [each.shard for each in reader.corrupt] == [shard_name(0), shard_name(2)]
     assert POINTS in reader.corrupt[0].detail
     assert view_member(1) in reader.corrupt[1].detail
@@ -176,7 +177,7 @@ def test_an_error_is_raised_in_the_consumer_in_its_turn_and_the_thread_ends(shar
     _flip(shard_set, 6, POINTS, 130)
     stream = ShardReader(shard_set).stream(Request(index) for index in range(12))
     keys = [next(stream).key for _ in range(6)]
-    assert keys == list(shard_set.keys[:6])
+    assert keys == list(keys_of(shard_set)[:6])
     with pytest.raises(CorruptSampleError, match="sample 6"):
         next(stream)
     assert _reader_threads() == []
@@ -215,7 +216,7 @@ def test_a_reader_works_in_another_process(shard_set, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
     reader = pickle.loads(pickle.dumps(ShardReader(shard_set)))
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        assert pool.submit(_read_elsewhere, reader).result() == shard_set.keys[4]
+        assert pool.submit(_read_elsewhere, reader).result() == keys_of(shard_set)[4]
 
 
 def test_object_storage_is_read_by_several_threads_in_order(tmp_path, make_set_in, monkeypatch):
@@ -224,7 +225,7 @@ def test_object_storage_is_read_by_several_threads_in_order(tmp_path, make_set_i
     monkeypatch.setattr(shards.reader, "open_store", lambda url: RemoteStore(f"file://{url}"))
     reader = ShardReader(url, on_corrupt="skip_and_count")
     requests = [Request(index, (0, 2)) for index in range(12)] * 5
-    assert [each.key for each in reader.stream(requests)] == list(reader.manifest.keys) * 5
+    assert [each.key for each in reader.stream(requests)] == list(keys_of(reader.manifest)) * 5
     assert _reader_threads() == []
     path = tmp_path / shard_name(1)
     path.write_bytes(path.read_bytes()[:3000])

@@ -99,7 +99,7 @@ def test_held_out_shapes_are_never_read(train, monkeypatch, tiny_config) -> None
     monkeypatch.setattr(ShardReader, "read", watched)
     train(epochs=6)
     manifest = ShardReader(tiny_config.data.shards).manifest
-    mask = held_out(manifest.keys, manifest.labels, tiny_config.data.holdout)
+    mask = held_out(*manifest.read_texts("key", "label"), tiny_config.data.holdout)
     assert asked == {i for i in range(len(mask)) if not mask[i]}
 
 
@@ -159,7 +159,7 @@ def test_skipped_samples_are_reported(train, tiny_config, tmp_path, damage_sampl
 
 def first_trained(config: PretrainConfig) -> int:
     manifest = ShardReader(config.data.shards).manifest
-    return int((~held_out(manifest.keys, manifest.labels, config.data.holdout)).argmax())
+    return int((~held_out(*manifest.read_texts("key", "label"), config.data.holdout)).argmax())
 
 
 def test_a_checkpoint_of_another_network_is_refused_in_one_line(train, monkeypatch) -> None:
