@@ -117,7 +117,7 @@ def decode_rejects(content: bytes) -> list[tuple[str, Reject]]:
 def decode_part(content: bytes) -> ShardInfo:
     """Read the part of a shard."""
     table = _read(content, SAMPLES_SCHEMA, "part").combine_chunks()
-    members = _list_values(table, "member").dictionary_encode()
+    members = _list_values(table, "member")
     edges = _list_edges(table, "member")
     for name in ("offset", "length", "crc32"):
         if not np.array_equal(edges, _list_edges(table, name)):
@@ -178,8 +178,10 @@ def _read(
     """Read a table, or some of its columns; all must be there, with the types of this version."""
     try:
         # Not pq.read_table: it starts threads of Arrow's, which may abort the process at its end.
-        file = pq.ParquetFile(pa.BufferReader(content))
-        found = file.schema_arrow
+        found = pq.ParquetFile(pa.BufferReader(content)).schema_arrow
+        # The names of members as codes, as they are stored: a third of the time of a part.
+        codes = ["member.list.element"] if schema is SAMPLES_SCHEMA else None
+        file = pq.ParquetFile(pa.BufferReader(content), read_dictionary=codes)
         table = file.read(columns=None if columns is None else list(columns), use_threads=False)
     except (pa.ArrowException, OSError) as error:
         raise ManifestError(f"{name}.parquet cannot be read ({error}); {MEND_MANIFEST}") from error
