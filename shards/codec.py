@@ -117,7 +117,7 @@ def encode_array(array: np.ndarray) -> bytes:
         raise CodecError(
             f"dtype {array.dtype}: a shard holds plain numbers only; convert the array first"
         )
-    array = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
+    array = np.asarray(array, dtype=array.dtype.newbyteorder("<"), order="C")
     header = f"{{'descr': '{array.dtype.str}', 'fortran_order': False, 'shape': {array.shape}, }}"
     # NumPy pads the header with blanks, so that the numbers begin at a multiple of 64 bytes.
     used_bytes = len(_NPY_MAGIC) + 2 + len(header) + 1

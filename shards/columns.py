@@ -3,7 +3,7 @@
 Columns, not objects: the samples of a shard are a few arrays.
 """
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -103,6 +103,21 @@ class SampleColumns:
                 )
             ),
         )
+
+    def spans(self, sample: int, names: Container[str]) -> list[MemberSpan]:
+        """Tell where the named members of a sample lie, in the order in which they do."""
+        start, stop = int(self.first_member[sample]), int(self.first_member[sample + 1])
+        wanted = {code for code, name in enumerate(self.member_names) if name in names}
+        return [
+            MemberSpan(
+                self.member_names[code],
+                int(self.offset[at]),
+                int(self.length[at]),
+                int(self.crc32[at]),
+            )
+            for at, code in enumerate(self.name_code[start:stop].tolist(), start)
+            if code in wanted
+        ]
 
     def rows(self) -> list[SampleRow]:
         """Gather what is known of every sample; for a shard's worth of them."""

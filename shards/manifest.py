@@ -20,6 +20,7 @@ from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from pathlib import Path
 
+from shards.cache import DiskCache
 from shards.columns import (
     MemberSpan,
     Reject,
@@ -32,7 +33,7 @@ from shards.columns import (
 from shards.errors import MEND_MANIFEST, ManifestError, NotFoundInStoreError, NotWholeError
 from shards.parts import Parts, checked_file, part_name
 from shards.schema import SCHEMA_VERSION
-from shards.store import Store, open_store, put_once, sha256
+from shards.store import Store, as_store, put_once, sha256
 from shards.tables import (
     TextColumn,
     decode_part,
@@ -195,7 +196,7 @@ def publish_manifest(url: str | Path | Store, entries: Sequence[ShardEntry]) -> 
         ManifestError: no sample at all, or two shards of the same name.
         StoreError: the store refused, or holds another manifest.
     """
-    store = _store(url)
+    store = as_store(url)
     _refuse_repeats([entry.name for entry in entries])
     if not any(entry.num_samples for entry in entries):
         raise ManifestError(
@@ -209,18 +210,19 @@ def publish_manifest(url: str | Path | Store, entries: Sequence[ShardEntry]) -> 
     put_once(store, MANIFEST, _summary(files, entries))
 
 
-def load_manifest(url: str | Path | Store) -> Manifest:
+def load_manifest(url: str | Path | Store, cache: DiskCache | None = None) -> Manifest:
     """Read what a set holds; the shards themselves are not opened.
 
     Args:
         url: the set's folder or bucket prefix, or its store.
+        cache: where parts are kept that come from a bucket.
 
     Raises:
         NotWholeError: there is no manifest.
         ManifestError: the manifest is damaged or of another version.
         StoreError: the folder is missing or cannot be read.
     """
-    store = _store(url)
+    store = as_store(url)
     try:
         content = store.get(MANIFEST)
     except NotFoundInStoreError as error:
@@ -245,8 +247,8 @@ def load_manifest(url: str | Path | Store) -> Manifest:
     return Manifest(
         url=store.url,
         shards=entries,
-        digest=_digest(entries),
-        parts=Parts(store, entries),
+        digest=content_digest(entries),
+        parts=Parts(store, entries, cache),
         _first_sample=tuple(accumulate((entry.num_samples for entry in entries), initial=0)),
     )
 
@@ -275,10 +277,6 @@ def _entry(shard: ShardInfo, part_sha256: str) -> ShardEntry:
     )
 
 
-def _store(url: str | Path | Store) -> Store:
-    return open_store(url) if isinstance(url, str | Path) else url
-
-
 def _refuse_repeats(names: Sequence[str]) -> None:
     if repeated := [name for name, count in Counter(names).items() if count > 1]:
         raise ManifestError(
@@ -291,7 +289,7 @@ def _summary(files: dict[str, str], entries: Sequence[ShardEntry]) -> bytes:
     """Write manifest.json; its text is a function of what it says, so any change shows."""
     record = {
         "schema_version": SCHEMA_VERSION,
-        "digest": _digest(entries),
+        "digest": content_digest(entries),
         "num_shards": len(entries),
         "num_samples": sum(entry.num_samples for entry in entries),
         "num_bytes": sum(entry.num_bytes for entry in entries),
@@ -301,7 +299,8 @@ def _summary(files: dict[str, str], entries: Sequence[ShardEntry]) -> bytes:
     return (json.dumps(record, indent=2, sort_keys=True) + "\n").encode()
 
 
-def _digest(entries: Sequence[ShardEntry]) -> str:
+def content_digest(entries: Sequence[ShardEntry]) -> str:
+    """Hash what a set holds: its tars, in their order."""
     tars = [entry.sha256 for entry in entries if entry.num_samples]
     return hashlib.sha256("\n".join([f"schema {SCHEMA_VERSION}", *tars]).encode()).hexdigest()
 

@@ -9,11 +9,11 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
+from shards.cache import DiskCache
 from shards.columns import ShardEntry, ShardInfo
 from shards.errors import MEND_MANIFEST, ManifestError
 from shards.store import Store, sha256
 from shards.tables import TextColumn, decode_part, decode_texts
-from shards.writer import check_shard_name
 
 # The parts that a block of the plan touches have some 160,000 samples; 0.8 KB each with 20 views.
 MAX_SAMPLES_IN_MEMORY = 1 << 18
@@ -29,6 +29,7 @@ class Parts:
         self,
         store: Store,
         entries: Sequence[ShardEntry],
+        cache: DiskCache | None = None,
         max_samples: int = MAX_SAMPLES_IN_MEMORY,
     ) -> None:
         """Know where parts are; none is read yet.
@@ -36,15 +37,17 @@ class Parts:
         Args:
             store: of the set.
             entries: of its shards, as the manifest told of them.
+            cache: where parts are kept that come from a bucket.
             max_samples: whose rows are kept; the part used last stays, however large.
         """
         self._store, self._entries, self._max_samples = store, tuple(entries), max_samples
+        self._cache = cache if store.concurrency > 1 else None
         self._lock = threading.Lock()
         self._loaded: OrderedDict[int, Future[ShardInfo]] = OrderedDict()
         self._num_samples = 0
 
-    def __reduce__(self) -> tuple[type["Parts"], tuple[Store, tuple[ShardEntry, ...], int]]:
-        return Parts, (self._store, self._entries, self._max_samples)
+    def __reduce__(self) -> tuple[type["Parts"], tuple[object, ...]]:
+        return Parts, (self._store, self._entries, self._cache, self._max_samples)
 
     def __getitem__(self, number: int) -> ShardInfo:
         """Give the samples of a shard; threads that ask at once wait for one reading.
@@ -112,8 +115,13 @@ class Parts:
         )
 
     def _content(self, entry: ShardEntry) -> bytes:
-        check_shard_name(entry.name)
-        return checked_file(self._store, part_name(entry.name), entry.part_sha256)
+        kept = self._cache.find_whole(entry.part_sha256) if self._cache else None
+        if kept is not None:
+            return kept
+        content = checked_file(self._store, part_name(entry.name), entry.part_sha256)
+        if self._cache:
+            self._cache.keep(entry.part_sha256, [(0, content)])
+        return content
 
 
 def part_name(shard: str) -> str:

@@ -6,15 +6,17 @@ order samples come in is not decided here but in shards/plan.py.
 
 import zlib
 from collections import deque
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Literal
 
-from shards.codec import decode_sample
-from shards.columns import MemberSpan, SampleRow, ShardEntry
+from shards.cache import CacheConfig, DiskCache
+from shards.codec import decode_array, decode_sample
+from shards.column_sets import Column, ColumnSet, load_columns
+from shards.columns import MemberSpan, ShardEntry
 from shards.errors import CodecError, CorruptSampleError
 from shards.manifest import Manifest, load_manifest
 from shards.schema import (
@@ -76,6 +78,8 @@ class ShardReader:
         url_or_manifest: str | Path | Manifest,
         on_corrupt: OnCorrupt = "fail",
         members: Sequence[str] = ALL_ARRAYS,
+        columns: Sequence[str | Path] = (),
+        cache: CacheConfig | None = None,
     ) -> None:
         """Open a shard set.
 
@@ -85,24 +89,33 @@ class ShardReader:
                 None. Only damage: a missing shard or a refused access always raises.
             members: arrays to read besides POINTS and META, which every sample has; what is left
                 out has 0 rows. Pictures are chosen per request.
+            columns: column sets to read along, all of their columns; see shards/column_sets.py.
+            cache: where to keep what is fetched from buckets; of no use for folders, and not used
+                for them.
 
         Raises:
-            ManifestError: the set is not whole.
+            ManifestError: the set is not whole, or a column set is of other samples.
             StoreError: there is no such set.
-            SchemaError: no such member.
+            SchemaError: no such member, or two columns of the same name.
         """
         if unknown := set(members) - {*ALL_ARRAYS, META}:
             raise SchemaError(
                 f"no member {min(unknown)!r} to read: the arrays are {', '.join(ALL_ARRAYS)}; "
                 "pictures are asked for by Request.views"
             )
+        disk = DiskCache(cache) if cache else None
         is_manifest = isinstance(url_or_manifest, Manifest)
-        self.manifest = url_or_manifest if is_manifest else load_manifest(url_or_manifest)
+        self.manifest = url_or_manifest if is_manifest else load_manifest(url_or_manifest, disk)
         self.on_corrupt: OnCorrupt = on_corrupt
         self.corrupt: list[CorruptSample] = []
         self._known_corrupt: set[int] = set()
         self._members = frozenset({*members, POINTS, META})
-        self._store: Store = open_store(self.manifest.url)
+        self._source = _Source(open_store(self.manifest.url), disk)
+        self._columns = tuple(load_columns(url, disk) for url in columns)
+        for each in self._columns:
+            each.check_base(self.manifest)
+        self._column_sources = tuple(_Source(open_store(each.url), disk) for each in self._columns)
+        _refuse_repeats(self._columns)
 
     def read(self, request: Request) -> Sample | None:
         """Read one sample; None if it is damaged and damage is to be skipped.
@@ -140,7 +153,7 @@ class ShardReader:
         self, requests: Iterable[Request], read_ahead: int
     ) -> Generator[Sample | None, None, None]:
         requests = iter(requests)
-        num_threads = min(read_ahead, self._store.concurrency)
+        num_threads = min(read_ahead, self._source.store.concurrency)
         pool = ThreadPoolExecutor(num_threads, thread_name_prefix="shard-reader")
         pending: deque[Future[Sample | CorruptSample]] = deque()
         try:
@@ -167,35 +180,108 @@ class ShardReader:
             self.corrupt.append(outcome)
         return None
 
+    def read_members(self, request: Request) -> dict[str, bytes]:
+        """Read the members of a sample as they lie in the shards, columns included, checked.
+
+        Raises:
+            CorruptSampleError: bytes are not what was written, whatever `on_corrupt` says.
+            SchemaError: a view that the sample does not have.
+            StoreError: a shard is missing or cannot be read.
+        """
+        number, place = self.manifest.locate(request.sample_index)
+        members = self._source.read(
+            self.manifest.shards[number], self._wanted(number, place, request.views)
+        )
+        for members_of_set, _ in self._read_columns(number, place, request.views):
+            members |= members_of_set
+        return members
+
     def _fetch(self, request: Request) -> Sample | CorruptSample:
-        row = self.manifest.row(request.sample_index)
-        shard = self.manifest.shard_of(request.sample_index)
-        spans = self._wanted(row, request.views)
+        number, place = self.manifest.locate(request.sample_index)
+        key, shard = self.manifest.parts[number].samples.keys[place], self.manifest.shards[number]
+        spans = self._wanted(number, place, request.views)
         try:
-            sample = decode_sample(self._read_members(shard, spans))
-            if sample.key != row.key:
+            sample = decode_sample(self._source.read(shard, spans))
+            if sample.key != key:
                 raise SchemaError(f"it holds the shape {sample.meta.source_id!r}")
+            for members, column_of in self._read_columns(number, place, request.views):
+                for name, content in members.items():
+                    column = column_of[name]
+                    sample.extras[name] = decode_array(content, column.dtype, column.shape)
         except (CorruptSampleError, CodecError, SchemaError) as error:
-            return CorruptSample(request.sample_index, row.key, shard.name, str(error))
+            return CorruptSample(request.sample_index, key, shard.name, str(error))
         return sample
 
-    def _wanted(self, row: SampleRow, views: tuple[int, ...]) -> list[MemberSpan]:
-        pictures = {view_member(view): view for view in views}
-        spans = [
-            each for each in row.members if each.name in self._members or each.name in pictures
-        ]
-        if missing := set(pictures) - {each.name for each in spans}:
+    def _wanted(self, number: int, place: int, views: tuple[int, ...]) -> list[MemberSpan]:
+        samples = self.manifest.parts[number].samples
+        names = self._members.union(map(view_member, views))
+        spans = samples.spans(place, names)
+        if len(spans) < len(names):
+            missing = min(names - {each.name for each in spans})
             raise SchemaError(
-                f"{min(missing)} of {row.source_id!r}: it has {row.num_views} views, counted "
-                "from 0; ask for those"
+                f"{missing} of {samples.source_ids[place]!r}: it has {samples.num_views[place]} "
+                "views, counted from 0; ask for those"
             )
         return spans
 
-    def _read_members(self, shard: ShardEntry, spans: list[MemberSpan]) -> dict[str, bytes]:
-        max_gap_bytes = MAX_GAP_BYTES["disk" if self._store.concurrency == 1 else "network"]
+    def _read_columns(
+        self, number: int, place: int, views: tuple[int, ...]
+    ) -> Iterator[tuple[dict[str, bytes], dict[str, Column]]]:
+        """Give the members of each column set, and which column each of them is."""
+        for columns, source in zip(self._columns, self._column_sources, strict=True):
+            samples = columns.parts[number].samples
+            key = self.manifest.parts[number].samples.keys[place]
+            if samples.keys[place] != key:
+                raise CorruptSampleError(
+                    f"{columns.url} has the columns of {samples.keys[place]} in the place of {key}"
+                )
+            column_of = {
+                column.member_of(view): column
+                for column in columns.columns
+                for view in (views if column.per_view else (0,))
+            }
+            spans = samples.spans(place, column_of)
+            yield source.read(columns.shards[number], spans), column_of
+
+
+def _refuse_repeats(sets: Sequence[ColumnSet]) -> None:
+    names = [column.name for each in sets for column in each.columns]
+    if repeated := {name for name in names if names.count(name) > 1}:
+        raise SchemaError(
+            f"column {min(repeated)!r} is in two of the column sets: read one of them at a time"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """Where the shards of a set lie, and where what is fetched of them is kept."""
+
+    store: Store
+    cache: DiskCache | None
+
+    def read(self, shard: ShardEntry, spans: Sequence[MemberSpan]) -> dict[str, bytes]:
+        """Read members of one sample, every checksum right."""
+        if self.cache is None or self.store.concurrency == 1:
+            return self._fetch(shard.name, spans)
+        found = self.cache.find(shard.sha256, spans)
+        if missing := [span for span in spans if span.name not in found]:
+            fetched = self._fetch(shard.name, missing)
+            self.cache.keep(shard.sha256, [(each.offset, fetched[each.name]) for each in missing])
+            found |= fetched
+        return found
+
+    def _fetch(self, name: str, spans: Sequence[MemberSpan]) -> dict[str, bytes]:
+        try:
+            return self._fetch_once(name, spans)
+        except CorruptSampleError:
+            # Perhaps on the way, not where it lies.
+            return self._fetch_once(name, spans)
+
+    def _fetch_once(self, name: str, spans: Sequence[MemberSpan]) -> dict[str, bytes]:
+        max_gap_bytes = MAX_GAP_BYTES["disk" if self.store.concurrency == 1 else "network"]
         runs = coalesce(spans, max_gap_bytes)
         ranges = [(run[0].offset, run[-1].offset + run[-1].length - run[0].offset) for run in runs]
-        contents = self._store.get_ranges(shard.name, ranges)
+        contents = self.store.get_ranges(name, ranges)
         return {
             span.name: _checked(content, span, run[0].offset)
             for run, content in zip(runs, contents, strict=True)

@@ -17,7 +17,7 @@ a byte, as numpy.packbits writes them.
 
 import hashlib
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from jaxtyping import Bool, Float16, Float32, UInt8
@@ -46,7 +46,12 @@ class SchemaError(ShardError, ValueError):
 
 def view_member(view: int) -> str:
     """Name the member that holds the picture of a view."""
-    return f"view{view:02d}.jpg"
+    return f"{view_prefix(view)}.jpg"
+
+
+def view_prefix(view: int) -> str:
+    """Begin the names of members that belong to a view."""
+    return f"view{view:02d}"
 
 
 def sample_key(source_id: str) -> str:
@@ -103,6 +108,7 @@ class Sample:
         colors: likewise.
         pictures: encoded picture by view index; a reader that was asked for some views holds only
             those, a writer needs all V.
+        extras: arrays of column sets that were read along, by member name (shards/column_sets.py).
     """
 
     points: Float16[np.ndarray, "P 3"]
@@ -113,6 +119,7 @@ class Sample:
     visibility: UInt8[np.ndarray, "V packed"]
     pictures: dict[int, bytes]
     meta: SampleMeta
+    extras: dict[str, np.ndarray] = field(default_factory=dict)
 
     @property
     def key(self) -> str:

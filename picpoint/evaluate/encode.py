@@ -96,7 +96,7 @@ def encode_run(
         ShardError: a shape cannot be read.
     """
     image_encoder = ImageEncoder(run.image_encoder).to(device)
-    reader = ShardReader(run.data.shards, members=PAIRING)
+    reader = ShardReader(run.data.shards, members=PAIRING, cache=run.data.cache)
     plan, selection = plan_run(run, reader.manifest)
     checkpoint = _checkpoint_of(
         run_dir / "checkpoints", run.epochs * plan.samples_per_epoch, config.unfinished

@@ -24,7 +24,15 @@ from shards.plan import ReadPlan
 JsonValue = str | int | float | bool | list[Any] | None
 
 # What may change between a run and its continuation.
-_MOOT = ("data.shards", "data.read_ahead", "log_every", "checkpoint_every", "keep_checkpoints")
+_MOOT = (
+    "data.shards",
+    "data.read_ahead",
+    "data.cache_dir",
+    "data.cache_gb",
+    "log_every",
+    "checkpoint_every",
+    "keep_checkpoints",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

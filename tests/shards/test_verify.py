@@ -8,11 +8,12 @@ from small_sets import keys_of, make_set, publish_set
 
 from shards.__main__ import main
 from shards.columns import Reject, empty_shard
+from shards.describe import inspect, stats
 from shards.errors import MEND_MANIFEST, MEND_SHARD, ShardError
 from shards.manifest import load_manifest, part_name, shard_name
 from shards.reader import Request, ShardReader
 from shards.store import LocalStore
-from shards.verify import EXIT_DAMAGED, EXIT_MISSING, EXIT_WHOLE, inspect, stats, verify
+from shards.verify import EXIT_DAMAGED, EXIT_MISSING, EXIT_WHOLE, verify
 from shards.writer import write_shard
 
 

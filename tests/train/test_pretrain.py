@@ -89,14 +89,17 @@ def test_a_finished_run_resumes_to_nothing(train) -> None:
 def test_held_out_shapes_are_never_read(train, monkeypatch, tiny_config) -> None:
     """Watch the real reader: which samples does it hand out?"""
     asked: set[int] = set()
-    read = ShardReader.read
+    stream = ShardReader.stream
 
-    def watched(self, request):
-        if request.views:  # cameras are read from sample 0, without pictures
-            asked.add(request.sample_index)
-        return read(self, request)
+    def watched(self, requests, read_ahead):
+        def noted():
+            for request in requests:
+                asked.add(request.sample_index)
+                yield request
 
-    monkeypatch.setattr(ShardReader, "read", watched)
+        return stream(self, noted(), read_ahead)
+
+    monkeypatch.setattr(ShardReader, "stream", watched)
     train(epochs=6)
     manifest = ShardReader(tiny_config.data.shards).manifest
     mask = held_out(*manifest.read_texts("key", "label"), tiny_config.data.holdout)
