@@ -5,14 +5,14 @@ Columns, not objects: the samples of a shard are a few arrays.
 
 from collections.abc import Container, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Int32, Int64, UInt16, UInt32
 
 
-@dataclass(frozen=True, slots=True)
-class MemberSpan:
-    """Where one member of a sample lies in its shard.
+class MemberSpan(NamedTuple):
+    """Where one member of a sample lies in its shard; a tuple, for readers make many.
 
     Attributes:
         name: member name, as in shards/schema.py.
@@ -106,17 +106,12 @@ class SampleColumns:
 
     def spans(self, sample: int, names: Container[str]) -> list[MemberSpan]:
         """Tell where the named members of a sample lie, in the order in which they do."""
-        start, stop = int(self.first_member[sample]), int(self.first_member[sample + 1])
-        wanted = {code for code, name in enumerate(self.member_names) if name in names}
+        start, stop = self.first_member[sample : sample + 2].tolist()
+        known = self.member_names
         return [
-            MemberSpan(
-                self.member_names[code],
-                int(self.offset[at]),
-                int(self.length[at]),
-                int(self.crc32[at]),
-            )
+            MemberSpan(known[code], self.offset.item(at), self.length.item(at), self.crc32.item(at))
             for at, code in enumerate(self.name_code[start:stop].tolist(), start)
-            if code in wanted
+            if known[code] in names
         ]
 
     def rows(self) -> list[SampleRow]:

@@ -44,7 +44,7 @@ class Parts:
         self._cache = cache if store.concurrency > 1 else None
         self._lock = threading.Lock()
         self._loaded: OrderedDict[int, Future[ShardInfo]] = OrderedDict()
-        self._num_samples = 0
+        self._num_samples, self._last = 0, -1
 
     def __reduce__(self) -> tuple[type["Parts"], tuple[object, ...]]:
         return Parts, (self._store, self._entries, self._cache, self._max_samples)
@@ -61,17 +61,23 @@ class Parts:
             known = part is not None
             if part is None:
                 part = self._loaded[number] = Future()
-            self._loaded.move_to_end(number)
+            elif number != self._last:
+                self._loaded.move_to_end(number)
+            self._last = number
         if not known:
-            try:
-                part.set_result(self._load(number))
-            except BaseException as error:
-                with self._lock:
-                    del self._loaded[number]
-                part.set_exception(error)
-            else:
-                self._forget_oldest(self._entries[number].num_samples)
+            self._settle(number, part)
         return part.result()
+
+    def _settle(self, number: int, part: Future[ShardInfo]) -> None:
+        """Load a part for all who wait for it."""
+        try:
+            part.set_result(self._load(number))
+        except BaseException as error:
+            with self._lock:
+                del self._loaded[number]
+            part.set_exception(error)
+        else:
+            self._forget_oldest(self._entries[number].num_samples)
 
     def _forget_oldest(self, num_added: int) -> None:
         with self._lock:

@@ -11,13 +11,13 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from shards.cache import CacheConfig, DiskCache
 from shards.codec import decode_array, decode_sample
 from shards.column_sets import Column, ColumnSet, load_columns
 from shards.columns import MemberSpan, ShardEntry
-from shards.errors import CodecError, CorruptSampleError
+from shards.errors import CodecError, CorruptSampleError, StoreError
 from shards.manifest import Manifest, load_manifest
 from shards.schema import (
     CAMERAS,
@@ -30,7 +30,7 @@ from shards.schema import (
     SchemaError,
     view_member,
 )
-from shards.store import Store, open_store
+from shards.store import LocalStore, Store, open_store
 
 ALL_ARRAYS = (POINTS, NORMALS, COLORS, CAMERAS, VISIBILITY)
 # What pairing points with pixels needs.
@@ -132,9 +132,9 @@ class ShardReader:
     ) -> Generator[Sample | None, None, None]:
         """Read samples in the order of their requests, some of them ahead.
 
-        A thread (several over a network) reads ahead while this generator is open, and has ended
-        when it is exhausted, closed or has raised. Close it when you stop early
-        (`contextlib.closing`).
+        From a folder, the system is asked to read ahead; decoding is done here, in its turn. Over a
+        network, threads read ahead while this generator is open, and have ended when it is
+        exhausted, closed or has raised. Close it when you stop early (`contextlib.closing`).
 
         Args:
             requests: asked for one at a time, in the caller's thread.
@@ -147,12 +147,40 @@ class ShardReader:
         """
         if read_ahead < 1:
             raise ValueError(f"read_ahead = {read_ahead}: at least 1 sample must be under way")
+        if self._source.store.concurrency == 1:
+            return self._stream_from_disk(iter(requests), read_ahead)
         return self._stream(iter(requests), read_ahead)
 
-    def _stream(
-        self, requests: Iterable[Request], read_ahead: int
+    def _stream_from_disk(
+        self, requests: Iterator[Request], read_ahead: int
     ) -> Generator[Sample | None, None, None]:
-        requests = iter(requests)
+        # In bursts: of this code, little is left in the processor's caches after a picture.
+        burst = max(1, read_ahead // 2)
+        pending = deque(map(self._announce, islice(requests, read_ahead)))
+        while pending:
+            now = [pending.popleft() for _ in range(min(burst, len(pending)))]
+            for outcome in [self._attempt(place) for place in now]:
+                if isinstance(outcome, StoreError):
+                    raise outcome
+                yield self._settle(outcome)
+            pending.extend(map(self._announce, islice(requests, burst)))
+
+    def _attempt(self, place: "_Place") -> Sample | CorruptSample | StoreError:
+        """Load a sample; what the store refuses is told when its turn has come."""
+        try:
+            return self._load(place)
+        except StoreError as error:
+            return error
+
+    def _announce(self, request: Request) -> "_Place":
+        """Find a sample, and have the system begin to read it."""
+        place = self._find(request)
+        self._source.announce(self.manifest.shards[place.shard], place.runs)
+        return place
+
+    def _stream(
+        self, requests: Iterator[Request], read_ahead: int
+    ) -> Generator[Sample | None, None, None]:
         num_threads = min(read_ahead, self._source.store.concurrency)
         pool = ThreadPoolExecutor(num_threads, thread_name_prefix="shard-reader")
         pending: deque[Future[Sample | CorruptSample]] = deque()
@@ -188,33 +216,21 @@ class ShardReader:
             SchemaError: a view that the sample does not have.
             StoreError: a shard is missing or cannot be read.
         """
-        number, place = self.manifest.locate(request.sample_index)
-        members = self._source.read(
-            self.manifest.shards[number], self._wanted(number, place, request.views)
-        )
-        for members_of_set, _ in self._read_columns(number, place, request.views):
+        place = self._find(request)
+        members = self._source.read(self.manifest.shards[place.shard], place.spans, place.runs)
+        for members_of_set, _ in self._read_columns(place):
             members |= members_of_set
         return members
 
     def _fetch(self, request: Request) -> Sample | CorruptSample:
-        number, place = self.manifest.locate(request.sample_index)
-        key, shard = self.manifest.parts[number].samples.keys[place], self.manifest.shards[number]
-        spans = self._wanted(number, place, request.views)
-        try:
-            sample = decode_sample(self._source.read(shard, spans))
-            if sample.key != key:
-                raise SchemaError(f"it holds the shape {sample.meta.source_id!r}")
-            for members, column_of in self._read_columns(number, place, request.views):
-                for name, content in members.items():
-                    column = column_of[name]
-                    sample.extras[name] = decode_array(content, column.dtype, column.shape)
-        except (CorruptSampleError, CodecError, SchemaError) as error:
-            return CorruptSample(request.sample_index, key, shard.name, str(error))
-        return sample
+        return self._load(self._find(request))
 
-    def _wanted(self, number: int, place: int, views: tuple[int, ...]) -> list[MemberSpan]:
+    def _find(self, request: Request) -> "_Place":
+        number, place = self.manifest.locate(request.sample_index)
         samples = self.manifest.parts[number].samples
-        names = self._members.union(map(view_member, views))
+        names = self._members
+        if request.views:
+            names = names.union(map(view_member, request.views))
         spans = samples.spans(place, names)
         if len(spans) < len(names):
             missing = min(names - {each.name for each in spans})
@@ -222,26 +238,62 @@ class ShardReader:
                 f"{missing} of {samples.source_ids[place]!r}: it has {samples.num_views[place]} "
                 "views, counted from 0; ask for those"
             )
-        return spans
+        runs = coalesce(spans, self._source.max_gap_bytes)
+        key, source_id = samples.keys[place], samples.source_ids[place]
+        return _Place(request, number, place, key, source_id, spans, runs)
+
+    def _load(self, place: "_Place") -> Sample | CorruptSample:
+        shard = self.manifest.shards[place.shard]
+        try:
+            members = self._source.read(shard, place.spans, place.runs)
+            sample = decode_sample(members, check_values=False)
+            if sample.meta.source_id != place.source_id:
+                raise SchemaError(f"it holds the shape {sample.meta.source_id!r}")
+            for members, column_of in self._read_columns(place) if self._columns else ():
+                for name, content in members.items():
+                    column = column_of[name]
+                    sample.extras[name] = decode_array(content, column.dtype, column.shape)
+        except (CorruptSampleError, CodecError, SchemaError) as error:
+            return CorruptSample(place.request.sample_index, place.key, shard.name, str(error))
+        return sample
 
     def _read_columns(
-        self, number: int, place: int, views: tuple[int, ...]
+        self, place: "_Place"
     ) -> Iterator[tuple[dict[str, bytes], dict[str, Column]]]:
         """Give the members of each column set, and which column each of them is."""
         for columns, source in zip(self._columns, self._column_sources, strict=True):
-            samples = columns.parts[number].samples
-            key = self.manifest.parts[number].samples.keys[place]
-            if samples.keys[place] != key:
+            samples = columns.parts[place.shard].samples
+            if (found := samples.keys[place.row]) != place.key:
                 raise CorruptSampleError(
-                    f"{columns.url} has the columns of {samples.keys[place]} in the place of {key}"
+                    f"{columns.url} has the columns of {found} in the place of {place.key}"
                 )
             column_of = {
                 column.member_of(view): column
                 for column in columns.columns
-                for view in (views if column.per_view else (0,))
+                for view in (place.request.views if column.per_view else (0,))
             }
-            spans = samples.spans(place, column_of)
-            yield source.read(columns.shards[number], spans), column_of
+            spans = samples.spans(place.row, column_of)
+            runs = coalesce(spans, source.max_gap_bytes)
+            yield source.read(columns.shards[place.shard], spans, runs), column_of
+
+
+class _Place(NamedTuple):
+    """Where a sample lies.
+
+    Attributes:
+        shard: number of its shard.
+        row: in the shard's part.
+        spans: the members wanted.
+        runs: the same, as they are best read.
+    """
+
+    request: Request
+    shard: int
+    row: int
+    key: str
+    source_id: str
+    spans: list[MemberSpan]
+    runs: list[list[MemberSpan]]
 
 
 def _refuse_repeats(sets: Sequence[ColumnSet]) -> None:
@@ -259,34 +311,51 @@ class _Source:
     store: Store
     cache: DiskCache | None
 
-    def read(self, shard: ShardEntry, spans: Sequence[MemberSpan]) -> dict[str, bytes]:
-        """Read members of one sample, every checksum right."""
+    @property
+    def max_gap_bytes(self) -> int:
+        """What is better read along than asked for again."""
+        return MAX_GAP_BYTES["disk" if self.store.concurrency == 1 else "network"]
+
+    def read(
+        self, shard: ShardEntry, spans: Sequence[MemberSpan], runs: Sequence[Sequence[MemberSpan]]
+    ) -> dict[str, bytes]:
+        """Read members of one sample, every checksum right; `runs` are the spans, coalesced."""
         if self.cache is None or self.store.concurrency == 1:
-            return self._fetch(shard.name, spans)
+            return self._fetch(shard.name, runs)
         found = self.cache.find(shard.sha256, spans)
         if missing := [span for span in spans if span.name not in found]:
-            fetched = self._fetch(shard.name, missing)
+            fetched = self._fetch(shard.name, coalesce(missing, self.max_gap_bytes))
             self.cache.keep(shard.sha256, [(each.offset, fetched[each.name]) for each in missing])
             found |= fetched
         return found
 
-    def _fetch(self, name: str, spans: Sequence[MemberSpan]) -> dict[str, bytes]:
-        try:
-            return self._fetch_once(name, spans)
-        except CorruptSampleError:
-            # Perhaps on the way, not where it lies.
-            return self._fetch_once(name, spans)
+    def announce(self, shard: ShardEntry, runs: Sequence[Sequence[MemberSpan]]) -> None:
+        """Say what will be read soon."""
+        if isinstance(self.store, LocalStore):
+            self.store.will_need(shard.name, [_range_of(run) for run in runs])
 
-    def _fetch_once(self, name: str, spans: Sequence[MemberSpan]) -> dict[str, bytes]:
-        max_gap_bytes = MAX_GAP_BYTES["disk" if self.store.concurrency == 1 else "network"]
-        runs = coalesce(spans, max_gap_bytes)
-        ranges = [(run[0].offset, run[-1].offset + run[-1].length - run[0].offset) for run in runs]
-        contents = self.store.get_ranges(name, ranges)
+    def _fetch(self, name: str, runs: Sequence[Sequence[MemberSpan]]) -> dict[str, bytes]:
+        try:
+            return self._fetch_once(name, runs)
+        except CorruptSampleError:
+            # Perhaps on the way, or in a file that another one has replaced.
+            if isinstance(self.store, LocalStore):
+                self.store.reopen(name)
+            return self._fetch_once(name, runs)
+
+    def _fetch_once(self, name: str, runs: Sequence[Sequence[MemberSpan]]) -> dict[str, bytes]:
+        contents = self.store.get_ranges(name, [_range_of(run) for run in runs])
         return {
             span.name: _checked(content, span, run[0].offset)
             for run, content in zip(runs, contents, strict=True)
             for span in run
         }
+
+
+def _range_of(run: Sequence[MemberSpan]) -> tuple[int, int]:
+    """Tell offset and length of a run of spans."""
+    start = run[0].offset
+    return start, run[-1].offset + run[-1].length - start
 
 
 def coalesce(spans: Sequence[MemberSpan], max_gap_bytes: int) -> list[list[MemberSpan]]:
@@ -307,8 +376,9 @@ def coalesce(spans: Sequence[MemberSpan], max_gap_bytes: int) -> list[list[Membe
 
 def _checked(content: bytes, span: MemberSpan, start: int) -> bytes:
     """Cut a member out of a run that begins at `start`, and compare its checksum."""
-    member = content[span.offset - start : span.offset - start + span.length]
-    if len(member) != span.length or zlib.crc32(member) != span.crc32:
+    first = span.offset - start
+    member = content[first : first + span.length]
+    if zlib.crc32(member) != span.crc32 or len(member) != span.length:
         raise CorruptSampleError(
             f"{span.name}, {span.length} bytes from {span.offset}, is not what was written "
             f"({len(member)} bytes, CRC-32 {zlib.crc32(member):08x}, not {span.crc32:08x})"

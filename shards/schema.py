@@ -158,6 +158,23 @@ def check_sample(sample: Sample, *, whole: bool = False) -> None:
     _check_meta(sample.meta)
 
 
+def check_counts(sample: Sample) -> None:
+    """Check that the arrays of a sample go together, without looking at their numbers.
+
+    Raises:
+        SchemaError: numbers of rows or views differ.
+    """
+    num_points, num_views = len(sample.points), len(sample.view_matrices)
+    if num_points == 0:
+        raise _refuse(sample, POINTS, "no points", "a cloud has at least one")
+    if len(sample.normals) not in (0, num_points):
+        raise _refuse(sample, NORMALS, f"{len(sample.normals)} rows", f"of {num_points} points")
+    if len(sample.colors) not in (0, num_points):
+        raise _refuse(sample, COLORS, f"{len(sample.colors)} rows", f"of {num_points} points")
+    if num_views and sum(rig.num_views for rig in sample.meta.rigs) != num_views:
+        raise _refuse(sample, META, "rigs", f"they have all {num_views} views")
+
+
 def _refuse(sample: Sample, member: str, value: object, rule: str) -> SchemaError:
     return SchemaError(
         f"{member} of {sample.meta.source_id!r}: {value}; {rule}. Render the shape again"
