@@ -17,7 +17,7 @@ from shards.cache import CacheConfig, DiskCache
 from shards.codec import decode_array, decode_sample
 from shards.column_sets import Column, ColumnSet, load_columns
 from shards.columns import MemberSpan, ShardEntry
-from shards.errors import CodecError, CorruptSampleError, StoreError
+from shards.errors import CodecError, CorruptSampleError, ShardError
 from shards.manifest import Manifest, load_manifest
 from shards.schema import (
     CAMERAS,
@@ -160,23 +160,27 @@ class ShardReader:
         while pending:
             now = [pending.popleft() for _ in range(min(burst, len(pending)))]
             for outcome in [self._attempt(place) for place in now]:
-                if isinstance(outcome, StoreError):
+                if isinstance(outcome, ShardError):
                     raise outcome
                 yield self._settle(outcome)
             pending.extend(map(self._announce, islice(requests, burst)))
 
-    def _attempt(self, place: "_Place") -> Sample | CorruptSample | StoreError:
-        """Load a sample; what the store refuses is told when its turn has come."""
-        try:
-            return self._load(place)
-        except StoreError as error:
-            return error
-
-    def _announce(self, request: Request) -> "_Place":
+    def _announce(self, request: Request) -> "_Place | ShardError":
         """Find a sample, and have the system begin to read it."""
-        place = self._find(request)
+        try:
+            place = self._find(request)
+        except ShardError as error:  # told when its turn has come
+            return error
         self._source.announce(self.manifest.shards[place.shard], place.runs)
         return place
+
+    def _attempt(self, place: "_Place | ShardError") -> Sample | CorruptSample | ShardError:
+        if isinstance(place, ShardError):
+            return place
+        try:
+            return self._load(place)
+        except ShardError as error:
+            return error
 
     def _stream(
         self, requests: Iterator[Request], read_ahead: int

@@ -48,6 +48,12 @@ REJECTS_SCHEMA = pa.schema(
     [("shard", _TEXT), ("source_id", _TEXT), ("reason", _TEXT), ("detail", _TEXT)]
 )
 _ABOUT_SHARD = b"shard"
+_REPEATED = ("label", "num_points", "num_views", "member.list.element", "shard", "reason")
+_PACKED = {
+    "offset.list.element": "DELTA_BINARY_PACKED",
+    "length.list.element": "DELTA_BINARY_PACKED",
+    "crc32.list.element": "PLAIN",
+}
 
 TextColumn = Literal["key", "source_id", "label"]
 
@@ -97,9 +103,26 @@ def encode_part(shard: ShardInfo) -> bytes:
 
 
 def _write(table: pa.Table) -> bytes:
+    """Write a table as it is read fastest: no dictionary or compression where it saves nothing."""
+    packed = [name for name in _PACKED if name.partition(".")[0] in table.schema.names]
     content = io.BytesIO()
-    pq.write_table(table, content, compression="zstd", row_group_size=max(1, len(table)))
+    pq.write_table(
+        table,
+        content,
+        compression=dict.fromkeys(_leaves(table.schema), "zstd") | dict.fromkeys(packed, "none"),
+        use_dictionary=[name for name in _leaves(table.schema) if name in _REPEATED],
+        column_encoding={name: _PACKED[name] for name in packed},
+        row_group_size=max(1, len(table)),
+    )
     return content.getvalue()
+
+
+def _leaves(schema: pa.Schema) -> list[str]:
+    """Name the columns of a table as Parquet does."""
+    return [
+        f"{field.name}.list.element" if pa.types.is_list(field.type) else field.name
+        for field in schema
+    ]
 
 
 def decode_shards(content: bytes) -> tuple[ShardEntry, ...]:
