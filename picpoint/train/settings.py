@@ -29,6 +29,8 @@ JsonValue = str | int | float | bool | list[Any] | None
 _MOOT = (
     "data.shards",
     "data.read_ahead",
+    "data.cache_dir",
+    "data.cache_gb",
     "log_every",
     "checkpoint_every",
     "checkpoints",
@@ -145,8 +147,11 @@ def plan_run(
     Raises:
         PlanError: there are fewer samples than one global batch.
     """
-    mask = held_out(manifest.keys, manifest.labels, config.data.holdout)
-    selection = np.flatnonzero(~mask)
+    if config.data.holdout.num_folds == 0:  # then nobody needs to know the labels
+        selection = np.arange(manifest.num_samples)
+    else:
+        keys, labels = manifest.read_texts("key", "label")
+        selection = np.flatnonzero(~held_out(keys, labels, config.data.holdout))
     if len(selection) < config.global_batch:
         raise PlanError(
             f"global_batch={config.global_batch}: {config.data.shards} holds only "
