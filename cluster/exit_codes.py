@@ -15,6 +15,7 @@ from picpoint.render.renderer import RendererMissingError
 from picpoint.render.sources import SourceError
 from picpoint.train.agreement import PrecisionError
 from picpoint.train.checkpoint import CheckpointError
+from picpoint.train.image_source import OtherFeaturesError
 from picpoint.train.step import NonFiniteLossError
 from picpoint.weights.encoder_file import EncoderFileError
 from picpoint.weights.import_public import ImportRefusedError
@@ -55,6 +56,7 @@ _CODES: tuple[tuple[type[BaseException], int], ...] = (
     (CheckpointError, 6),
     (NonFiniteLossError, 6),
     (PrecisionError, USAGE),
+    (OtherFeaturesError, USAGE),
     (ProbeError, 6),
     (OSError, 5),
     (WorkerDiedError, 5),

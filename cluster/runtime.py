@@ -120,14 +120,19 @@ def _with_absolute_paths(job: "PretrainJob") -> "PretrainJob":
     resume = job.resume_from
     return dataclasses.replace(
         job,
-        out=_absolute(job.out),
-        data=dataclasses.replace(job.data, shards=_absolute(job.data.shards)),
-        checkpoints=_absolute(job.checkpoints) if job.checkpoints else "",
-        resume=resume if resume in ("auto", "never") else _absolute(resume),
+        out=absolute_place(job.out),
+        data=dataclasses.replace(
+            job.data,
+            shards=absolute_place(job.data.shards),
+            features=absolute_place(job.data.features) if job.data.features else "",
+        ),
+        checkpoints=absolute_place(job.checkpoints) if job.checkpoints else "",
+        resume=resume if resume in ("auto", "never") else absolute_place(resume),
     )
 
 
-def _absolute(place: str) -> str:
+def absolute_place(place: str) -> str:
+    """Name a folder as it is named from any other; a URL is."""
     return place if "://" in place else str(Path(place).resolve())
 
 

@@ -12,6 +12,7 @@ World frame: right-handed, y up, the shape inside the unit sphere. Pixels: u to 
 """
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -33,6 +34,9 @@ class PairBatch:
         pixels: where those points are seen in their picture, in px.
         correspondence_mask: False where `point_index` is padding.
         valid: False for a slot that holds no sample (a padded or unreadable one).
+        size_px: side of the square pictures, in which `pixels` are told.
+        image_features: what an image encoder said of the pictures, where that was read instead of
+            them; `pictures` then have H = W = 0.
     """
 
     keys: tuple[str, ...]
@@ -44,6 +48,8 @@ class PairBatch:
     pixels: Float[Tensor, "B V K 2"]
     correspondence_mask: Bool[Tensor, "B V K"]
     valid: Bool[Tensor, " B"]
+    size_px: int
+    image_features: "ImageFeatures | None" = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,9 +135,23 @@ class LossTerms:
 
 def move_batch(batch: PairBatch, device: torch.device) -> PairBatch:
     """Copy the tensors of a batch to a device."""
-    moved = {
-        field.name: value.to(device, non_blocking=True)
+    return _each_tensor(batch, lambda tensor: tensor.to(device, non_blocking=True))
+
+
+def take_shapes(batch: PairBatch, rows: slice) -> PairBatch:
+    """Take some of the shapes of a batch."""
+    taken = _each_tensor(batch, lambda tensor: tensor[rows])
+    return dataclasses.replace(taken, keys=batch.keys[rows])
+
+
+def _each_tensor(batch: PairBatch, change: Callable[[Tensor], Tensor]) -> PairBatch:
+    changed = {
+        field.name: change(value)
         for field in dataclasses.fields(batch)
         if isinstance(value := getattr(batch, field.name), torch.Tensor)
     }
-    return dataclasses.replace(batch, **moved)
+    if batch.image_features is not None:
+        image = batch.image_features
+        changed_image = ImageFeatures(local=change(image.local), pooled=change(image.pooled))
+        return dataclasses.replace(batch, **changed, image_features=changed_image)
+    return dataclasses.replace(batch, **changed)

@@ -88,7 +88,7 @@ class PretrainModel(nn.Module):
         # Padding may hold anything; what it says must not reach an index or a gradient.
         point_index = batch.point_index.masked_fill(~mask, 0)
         pixels = batch.pixels.masked_fill(~mask[..., None], 0)
-        size_px = batch.pictures.shape[-1]
+        size_px = batch.size_px
         points = self.point_encoder(batch.points, batch.valid)
         local = self.point_local_head(
             gather_points(points.local, point_index),

@@ -48,11 +48,13 @@ class Request:
 
     Attributes:
         sample_index: row in the manifest.
-        views: whose pictures are wanted; none for a cloud alone.
+        views: whose pictures are wanted, and whose columns; none for a cloud alone.
+        pictures: whether they are; else only the columns of those views are read.
     """
 
     sample_index: int
     views: tuple[int, ...] = ()
+    pictures: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,7 +235,7 @@ class ShardReader:
         number, place = self.manifest.locate(request.sample_index)
         samples = self.manifest.parts[number].samples
         names = self._members
-        if request.views:
+        if request.views and request.pictures:
             names = names.union(map(view_member, request.views))
         spans = samples.spans(place, names)
         if len(spans) < len(names):

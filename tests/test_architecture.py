@@ -21,6 +21,7 @@ MAY_IMPORT = {
     "assets": {"render"},
     "data": {"batch", "geometry", "ops", "shards"},
     "encoders": {"batch", "geometry", "ops"},
+    "features": {"batch", "data", "encoders", "ops", "shards"},
     "heads": {"batch", "geometry", "ops"},
     "losses": {"batch"},
     "model": {"batch", "encoders", "heads", "ops"},

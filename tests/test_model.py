@@ -50,6 +50,7 @@ def make_batch(seed=0, num_local=N):
         pixels=torch.rand(B, V, K, 2, generator=generator) * SIZE_PX,
         correspondence_mask=mask,
         valid=torch.tensor([True, True, True, False]),
+        size_px=SIZE_PX,
     )
 
 

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float32, Int64, UInt8
 
-from picpoint.batch import PairBatch
+from picpoint.batch import ImageFeatures, PairBatch
 from picpoint.data.augment import (
     UNMOVED,
     AugmentConfig,
@@ -25,6 +25,7 @@ from picpoint.data.augment import (
     move_points,
     random_motion,
 )
+from picpoint.data.image_features import FeatureCodec
 from picpoint.data.split import HoldoutConfig
 from picpoint.data.views import (
     ALL_RIGS,
@@ -64,6 +65,10 @@ class DataConfig:
         correspondences: visible points per view. Paper: unspecified; here 128.
         holdout: which shapes pre-training never sees.
         augment: random motion of the clouds.
+        image_features: `live` decodes pictures and asks the image encoder; `cached` reads what it
+            said of them (picpoint cache-features), at a fraction of the cost. Colours of pictures
+            cannot be jittered then, nor pictures be read at another size.
+        features: folder or URL of the cached features.
         on_corrupt: `fail` stops at a corrupt sample; `skip_and_count` leaves its slot masked.
         read_ahead: batches built ahead of the training step.
         cache_dir: local folder that keeps what was fetched from a bucket, shared by the processes
@@ -80,6 +85,8 @@ class DataConfig:
     correspondences: int = 128
     holdout: HoldoutConfig = field(default_factory=HoldoutConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
+    image_features: Literal["live", "cached"] = "live"
+    features: str = ""
     on_corrupt: Literal["fail", "skip_and_count"] = "fail"
     read_ahead: int = 2
     cache_dir: str = ""
@@ -89,6 +96,12 @@ class DataConfig:
         for name in ("num_points", "correspondences", "views_per_step", "read_ahead"):
             if getattr(self, name) < 1:
                 raise ValueError(f"data.{name}={getattr(self, name)}: must be at least 1")
+        if (self.image_features == "cached") != bool(self.features):
+            raise ValueError(
+                f"data.image_features={self.image_features}, data.features={self.features!r}: "
+                "cached features need the folder that picpoint cache-features wrote, and live ones "
+                "none"
+            )
         if self.cache_gb <= 0:
             raise ValueError(f"data.cache_gb={self.cache_gb}: must be more than 0")
         if self.views < 0:
@@ -116,6 +129,14 @@ class _Slot:
 
 
 @dataclass(frozen=True, slots=True)
+class _ImageArrays:
+    """ImageFeatures of one shape."""
+
+    local: Float32[np.ndarray, "V C h w"]
+    pooled: Float32[np.ndarray, "V P"]
+
+
+@dataclass(frozen=True, slots=True)
 class _Pair:
     """One shape of a batch; the fields are PairBatch's without the batch axis."""
 
@@ -127,6 +148,8 @@ class _Pair:
     point_index: Int64[np.ndarray, "V K"]
     pixels: Float32[np.ndarray, "V K 2"]
     correspondence_mask: Bool[np.ndarray, "V K"]
+    size_px: int
+    image: _ImageArrays | None = None
     valid: bool = True
 
 
@@ -138,6 +161,7 @@ def training_batches(
     config: DataConfig,
     num_local: int,
     samples_seen: int,
+    codec: FeatureCodec | None = None,
 ) -> Iterator[PairBatch]:
     """Stream one rank's part of every global batch, for ever, from a position on.
 
@@ -149,6 +173,7 @@ def training_batches(
         config: what to read of each sample.
         num_local: how many leading points have local features; correspondences are among them.
         samples_seen: position to start from.
+        codec: of the image features that `reader` reads along, in place of pictures.
 
     Raises:
         ShardError: a sample is corrupt and `config.on_corrupt` is `fail`.
@@ -168,7 +193,8 @@ def training_batches(
     def requests() -> Iterator[Request]:
         for slot in _slots(selection, plan, rank_slots, usable_views, config, samples_seen):
             asked.append(slot)
-            yield Request(slot.sample_index, tuple(slot.views.tolist()))
+            views = tuple(slot.views.tolist())
+            yield Request(slot.sample_index, views, pictures=codec is None)
 
     num_told, num_slots = 0, rank_slots.stop - rank_slots.start
     with closing(reader.stream(requests(), READ_AHEAD_SAMPLES)) as samples:
@@ -177,10 +203,12 @@ def training_batches(
             for sample in islice(samples, num_slots):
                 slot = asked.popleft()
                 if sample is None or not slot.is_valid:
-                    pairs.append(_masked_pair(config, stored.cameras.size_px))
+                    pairs.append(_masked_pair(config, stored.cameras.size_px, codec))
                 else:
                     check_rigs(sample, stored)
-                    pairs.append(_pair(sample, slot.views, config, num_local, slot.generator))
+                    pairs.append(
+                        _pair(sample, slot.views, config, num_local, slot.generator, codec)
+                    )
             for skipped in reader.corrupt[num_told:]:
                 logger.warning(
                     "skipped sample %s in %s: %s", skipped.key, skipped.shard, skipped.detail
@@ -228,7 +256,7 @@ def evaluation_batches(
                 sample = _whole(next(samples), reader, sample_index)
                 check_rigs(sample, stored)
                 generator = np.random.default_rng([0, 0, sample_index])
-                pairs.append(_pair(sample, chosen, config, num_local, generator))
+                pairs.append(_pair(sample, chosen, config, num_local, generator, None))
             yield _collate(pairs)
 
 
@@ -248,6 +276,7 @@ def _pair(
     config: DataConfig,
     num_local: int,
     generator: np.random.Generator,
+    codec: FeatureCodec | None,
 ) -> _Pair:
     """Choose points and correspondences of one sample, and move it."""
     points, visible = _choose_points(sample, views, config, generator)
@@ -269,14 +298,33 @@ def _pair(
     return _Pair(
         key=sample.key,
         points=move_points(points, motion),
-        pictures=np.stack(
-            [decode_picture(sample.pictures[int(v)]).transpose(2, 0, 1) for v in views]
-        ),
+        pictures=_pictures(sample, views, codec),
         view_matrices=move_cameras(view_matrices, motion),
         projection_matrices=projection_matrices,
         point_index=point_index,
         pixels=np.take_along_axis(pixels, point_index[..., None], axis=1),
         correspondence_mask=mask,
+        size_px=sample.meta.size_px,
+        image=None if codec is None else _read_features(sample, views, codec),
+    )
+
+
+def _pictures(
+    sample: Sample, views: Int64[np.ndarray, " V"], codec: FeatureCodec | None
+) -> UInt8[np.ndarray, "V 3 H W"]:
+    """Decode the pictures, where nobody has described them yet."""
+    if codec is not None:
+        return np.zeros((len(views), 3, 0, 0), np.uint8)
+    return np.stack([decode_picture(sample.pictures[int(v)]).transpose(2, 0, 1) for v in views])
+
+
+def _read_features(
+    sample: Sample, views: Int64[np.ndarray, " V"], codec: FeatureCodec
+) -> _ImageArrays:
+    """Decode what the image encoder said of some views."""
+    return _ImageArrays(
+        local=np.stack([codec.decode_local(sample.extras, int(v)) for v in views]),
+        pooled=np.stack([codec.decode_pooled(sample.extras, int(v)) for v in views]),
     )
 
 
@@ -316,19 +364,29 @@ def _draw_correspondences(
     return index, mask
 
 
-def _masked_pair(config: DataConfig, size_px: int) -> _Pair:
+def _masked_pair(config: DataConfig, size_px: int, codec: FeatureCodec | None) -> _Pair:
     """Fill a slot that holds no sample; nothing of it reaches a loss or a statistic."""
     num_views, num_pairs = config.views_per_step, config.correspondences
+    image, picture_px = None, size_px
+    if codec is not None:
+        info, picture_px = codec.info, 0
+        map_shape = (num_views, info.local_width, info.cells_across, info.cells_across)
+        image = _ImageArrays(
+            local=np.zeros(map_shape, np.float32),
+            pooled=np.zeros((num_views, info.pooled_width), np.float32),
+        )
     identity = np.repeat(np.eye(4, dtype=np.float32)[None], num_views, axis=0)
     return _Pair(
         key="",
         points=np.zeros((config.num_points, 3), np.float32),
-        pictures=np.zeros((num_views, 3, size_px, size_px), np.uint8),
+        pictures=np.zeros((num_views, 3, picture_px, picture_px), np.uint8),
         view_matrices=identity,
         projection_matrices=identity,
         point_index=np.zeros((num_views, num_pairs), np.int64),
         pixels=np.zeros((num_views, num_pairs, 2), np.float32),
         correspondence_mask=np.zeros((num_views, num_pairs), bool),
+        size_px=size_px,
+        image=image,
         valid=False,
     )
 
@@ -339,6 +397,7 @@ def _collate(pairs: Sequence[_Pair]) -> PairBatch:
     def stacked(arrays: Sequence[np.ndarray]) -> torch.Tensor:
         return torch.from_numpy(np.stack(arrays))
 
+    images = [pair.image for pair in pairs if pair.image is not None]
     return PairBatch(
         keys=tuple(pair.key for pair in pairs),
         points=stacked([pair.points for pair in pairs]),
@@ -349,4 +408,11 @@ def _collate(pairs: Sequence[_Pair]) -> PairBatch:
         pixels=stacked([pair.pixels for pair in pairs]),
         correspondence_mask=stacked([pair.correspondence_mask for pair in pairs]),
         valid=torch.tensor([pair.valid for pair in pairs]),
+        size_px=pairs[0].size_px,
+        image_features=ImageFeatures(
+            local=stacked([image.local for image in images]),
+            pooled=stacked([image.pooled for image in images]),
+        )
+        if images
+        else None,
     )

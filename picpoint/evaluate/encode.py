@@ -23,6 +23,7 @@ from picpoint.train.checkpoint import (
     newest_checkpoint,
     take_over,
 )
+from picpoint.train.image_source import live_source
 from picpoint.train.precision import resolve_precision
 from picpoint.train.settings import PretrainConfig, plan_run, run_settings
 from picpoint.train.state import TrainState, initial_state
@@ -30,6 +31,9 @@ from shards.manifest import Manifest
 from shards.reader import PAIRING, ShardReader
 
 logger = logging.getLogger(__name__)
+
+# A run may be evaluated on other hardware, and with pictures where it had what was said of them.
+_OF_THE_MACHINE = ("precision", "image_encoder.precision", "image_encoder.kept_as")
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,9 +106,9 @@ def encode_run(
     checkpoint = _checkpoint_of(
         run.checkpoints_of(run_dir), run.epochs * plan.samples_per_epoch, config.unfinished
     )
-    # A run may be evaluated on other hardware, in other number formats.
-    settings = run_settings(run, plan, image_encoder, resolve_precision(run.precision, device))
-    check_settings(checkpoint, settings, may_differ=("precision", "image_encoder.precision"))
+    image = live_source(image_encoder)
+    settings = run_settings(run, plan, image, resolve_precision(run.precision, device))
+    check_settings(checkpoint, settings, may_differ=_OF_THE_MACHINE)
 
     def initial() -> TrainState:
         widths = (image_encoder.local_width, image_encoder.pooled_width)

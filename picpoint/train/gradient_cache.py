@@ -11,18 +11,16 @@ Source: Gao et al., Scaling deep contrastive learning batch size, arXiv:2101.069
 import contextlib
 import dataclasses
 from collections.abc import Callable, Generator, Sequence
-from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from picpoint.batch import Embeddings, ImageFeatures, LossTerms, PairBatch
+from picpoint.batch import Embeddings, ImageFeatures, LossTerms, PairBatch, take_shapes
 
 # What the loss may ask the gradient of.
 _LEAVES = ("point_pooled", "picture_pooled", "point_local", "picture_local")
 
-Rows = TypeVar("Rows", PairBatch, ImageFeatures)
 Forward = Callable[[PairBatch, ImageFeatures], Embeddings]
 
 
@@ -32,8 +30,8 @@ def split_pairs(
     """Cut a batch into pieces of so many shapes; the last may be smaller."""
     starts = range(0, len(batch.keys), piece)
     return [
-        (_rows(batch, slice(start, start + piece)), _rows(image, slice(start, start + piece)))
-        for start in starts
+        (take_shapes(batch, rows), ImageFeatures(image.local[rows], image.pooled[rows]))
+        for rows in (slice(start, start + piece) for start in starts)
     ]
 
 
@@ -105,9 +103,3 @@ def _detached(embeddings: Embeddings) -> Embeddings:
     return dataclasses.replace(
         embeddings, **{name: getattr(embeddings, name).detach() for name in _LEAVES}
     )
-
-
-def _rows(whole: Rows, rows: slice) -> Rows:
-    """Take some shapes of a batch."""
-    names = [field.name for field in dataclasses.fields(whole)]
-    return type(whole)(**{name: getattr(whole, name)[rows] for name in names})

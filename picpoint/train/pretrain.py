@@ -28,6 +28,7 @@ from picpoint.train.agreement import check_same_position, check_same_precision
 from picpoint.train.checkpoint import restore
 from picpoint.train.checkpoint_writer import CheckpointWriter
 from picpoint.train.collapse import EmbeddingHealth, measure_embeddings
+from picpoint.train.image_source import cached_source, live_source, open_features
 from picpoint.train.log import StepReport, open_log, write_report
 from picpoint.train.precision import (
     gradient_scaler,
@@ -125,17 +126,23 @@ def stop_wanted(run_dir: Path, rank: int) -> bool:
 def _open_run(config: PretrainConfig, run_dir: Path, device: torch.device, resume: str) -> Run:
     """Build a run, or find it as its newest checkpoint left it."""
     rank, ranks = this_rank(), num_ranks()
-    reader = ShardReader(
-        config.data.shards, config.data.on_corrupt, PAIRING, cache=config.data.cache
-    )
+    data = config.data
+    is_cached = data.image_features == "cached"
+    columns = (data.features,) if is_cached else ()
+    reader = ShardReader(data.shards, data.on_corrupt, PAIRING, columns, data.cache)
     plan, selection = plan_run(config, reader.manifest)
-    image_encoder = ImageEncoder(config.image_encoder, device)
+    if is_cached:
+        codec = open_features(data.features, config.image_encoder, reader.manifest)
+        image_encoder, image = None, cached_source(codec)
+    else:
+        codec, image_encoder = None, ImageEncoder(config.image_encoder, device)
+        image = live_source(image_encoder)
     precision = resolve_precision(config.precision, device)
-    check_same_precision(precision, image_encoder.precision, device)
-    widths = (image_encoder.local_width, image_encoder.pooled_width)
+    check_same_precision(precision, image.precision, device)
+    widths = (image.local_width, image.pooled_width)
     scaler = gradient_scaler(precision, device)
     state = initial_state(config.model, config.optim, widths, config.seed, device, scaler)
-    settings = run_settings(config, plan, image_encoder, precision)
+    settings = run_settings(config, plan, image, precision)
     restore(state, config.checkpoints_of(run_dir), settings, resume)
     check_same_position(state.samples_seen, run_dir, device)
     batches = training_batches(
@@ -143,9 +150,10 @@ def _open_run(config: PretrainConfig, run_dir: Path, device: torch.device, resum
         selection,
         plan,
         plan.rank_slice(config.ghost_batch, rank, ranks),
-        config.data,
-        state.model.point_encoder.num_local(config.data.num_points),
+        data,
+        state.model.point_encoder.num_local(data.num_points),
         state.samples_seen,
+        codec,
     )
     return Run(
         config=config,
@@ -153,7 +161,7 @@ def _open_run(config: PretrainConfig, run_dir: Path, device: torch.device, resum
         state=state,
         model=_distributed(state.model, ranks, device),
         image_encoder=image_encoder,
-        batches=prefetch(batches, config.data.read_ahead),
+        batches=prefetch(batches, data.read_ahead),
         rank=rank,
         rows_per_rank=rows_of_ranks(plan, config.ghost_batch, ranks),
         total_steps=config.epochs * plan.batches_per_epoch,

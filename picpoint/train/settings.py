@@ -12,7 +12,7 @@ from jaxtyping import Int64
 
 from picpoint.data.pairs import DataConfig
 from picpoint.data.split import held_out
-from picpoint.encoders.image import ImageEncoder, ImageEncoderConfig
+from picpoint.encoders.image import ImageEncoderConfig
 from picpoint.heads.projection import ProjectionConfig
 from picpoint.losses.info_nce import LossConfig
 from picpoint.model import ModelConfig, PointEncoderConfig
@@ -29,6 +29,7 @@ JsonValue = str | int | float | bool | list[Any] | None
 _MOOT = (
     "data.shards",
     "data.read_ahead",
+    "data.features",
     "data.cache_dir",
     "data.cache_gb",
     "log_every",
@@ -174,19 +175,36 @@ def rows_of_ranks(plan: ReadPlan, ghost_batch: int, num_ranks: int) -> tuple[int
     return tuple(part.stop - part.start for part in slices)
 
 
+@dataclass(frozen=True, slots=True)
+class ImageSource:
+    """Whose features teach, whether it is asked or was asked before.
+
+    Attributes:
+        local_width: channels of its local map.
+        pooled_width: of its pooled feature.
+        weights_sha256: of its weight file.
+        precision: of its arithmetic.
+        kept_as: how features were kept; "" where they are live.
+    """
+
+    local_width: int
+    pooled_width: int
+    weights_sha256: str
+    precision: str
+    kept_as: str = ""
+
+
 def run_settings(
-    config: PretrainConfig,
-    plan: ReadPlan,
-    image_encoder: ImageEncoder,
-    precision: ResolvedPrecision,
+    config: PretrainConfig, plan: ReadPlan, image: ImageSource, precision: ResolvedPrecision
 ) -> dict[str, JsonValue]:
     """Flatten all that decides the weights of a run; a checkpoint fits only the same settings."""
     flat = dict(_flatten("", dataclasses.asdict(config)))
     return {key: value for key, value in flat.items() if key not in _MOOT} | {
         "precision": precision,
-        "image_encoder.precision": image_encoder.precision,
+        "image_encoder.precision": image.precision,
+        "image_encoder.kept_as": image.kept_as,
         "data.digest": plan.digest,
-        "image_encoder.weights_sha256": image_encoder.weights_sha256,
+        "image_encoder.weights_sha256": image.weights_sha256,
     }
 
 

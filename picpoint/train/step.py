@@ -51,7 +51,7 @@ class Run:
     settings: dict[str, JsonValue]
     state: TrainState
     model: nn.Module
-    image_encoder: ImageEncoder
+    image_encoder: ImageEncoder | None
     batches: Generator[PairBatch]
     rank: int
     rows_per_rank: tuple[int, ...]
@@ -104,7 +104,10 @@ def _backward(run: Run, batch: PairBatch) -> tuple[Embeddings, LossTerms]:
         total = ddp_loss(terms.total)
         return terms, total if run.state.scaler is None else run.state.scaler.scale(total)
 
-    image = run.image_encoder(batch.pictures)
+    image = batch.image_features
+    if image is None:
+        assert run.image_encoder is not None  # one of the two is there
+        image = run.image_encoder(batch.pictures)
     num_shapes = len(batch.keys)
     if 0 < run.config.micro_batch < num_shapes:
         pieces = split_pairs(batch, image, run.config.micro_batch)

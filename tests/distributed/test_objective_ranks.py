@@ -13,7 +13,7 @@ import torch
 from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
 
-from picpoint.batch import ImageFeatures, PairBatch
+from picpoint.batch import ImageFeatures, PairBatch, take_shapes
 from picpoint.encoders.dgcnn import DgcnnConfig
 from picpoint.encoders.pointnext import PointNextConfig
 from picpoint.heads.projection import ProjectionConfig
@@ -55,12 +55,9 @@ def make_global_batch(scenario: str) -> tuple[PairBatch, ImageFeatures]:
         pixels=torch.rand(B, V, K, 2, generator=generator, dtype=torch.float64) * SIZE_PX,
         correspondence_mask=mask,
         valid=valid,
+        size_px=SIZE_PX,
     )
     return batch, ImageFeatures(local=normal(B, V, C, 4, 4), pooled=normal(B, V, C))
-
-
-def take_share(whole, rows: slice):
-    return type(whole)(**{f.name: getattr(whole, f.name)[rows] for f in dataclasses.fields(whole)})
 
 
 def make_model(scenario: str) -> PretrainModel:
@@ -82,7 +79,8 @@ def run_scenario(scenario: str, rank: int, num_ranks: int) -> dict[str, torch.Te
     shares = SHARES[num_ranks]
     start = sum(shares[:rank])
     rows = slice(start, start + shares[rank])
-    batch, image = (take_share(whole, rows) for whole in make_global_batch(scenario))
+    batch, image = make_global_batch(scenario)
+    batch, image = take_shapes(batch, rows), ImageFeatures(image.local[rows], image.pooled[rows])
     model = make_model(scenario)
     wrapped = DistributedDataParallel(model, broadcast_buffers=False) if num_ranks > 1 else model
     terms = pretraining_loss(wrapped(batch, image), LOSS, shares)

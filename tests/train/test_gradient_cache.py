@@ -35,6 +35,7 @@ def make_batch() -> tuple[PairBatch, ImageFeatures]:
         pixels=torch.rand(B, V, K, 2, generator=generator, dtype=torch.float64) * SIZE_PX,
         correspondence_mask=torch.rand(B, V, K, generator=generator) < 0.7,
         valid=valid,
+        size_px=SIZE_PX,
     )
     return batch, ImageFeatures(local=normal(B, V, C, 4, 4), pooled=normal(B, V, C))
 

@@ -1,0 +1,1 @@
+"""The image encoder over a whole shard set, once for all runs."""

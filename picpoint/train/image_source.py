@@ -1,0 +1,66 @@
+"""Where do the features that teach come from? A frozen network, or what it said before."""
+
+from picpoint.data.image_features import FeatureCodec, load_codec
+from picpoint.encoders.image import ImageEncoder, ImageEncoderConfig
+from picpoint.train.settings import ImageSource
+from shards.errors import NotWholeError
+from shards.manifest import Manifest
+
+
+class OtherFeaturesError(ValueError):
+    """Cached features are not those that the settings ask for."""
+
+
+def live_source(encoder: ImageEncoder) -> ImageSource:
+    """Describe a network that is asked at every step."""
+    return ImageSource(
+        local_width=encoder.local_width,
+        pooled_width=encoder.pooled_width,
+        weights_sha256=encoder.weights_sha256,
+        precision=encoder.precision,
+    )
+
+
+def open_features(url: str, config: ImageEncoderConfig, manifest: Manifest) -> FeatureCodec:
+    """Open cached features, and make sure that they are of this encoder and of these shards.
+
+    Raises:
+        NotWholeError: there are none, or they are not finished.
+        OtherFeaturesError: they are others.
+        ManifestError, StoreError: as `load_codec`.
+    """
+    codec = load_codec(url)
+    if codec is None:
+        raise NotWholeError(
+            f"data.features={url}: no cached features; make them with picpoint cache-features"
+        )
+    info = codec.info
+    wanted = {
+        "image_encoder.name": (info.encoder, config.name),
+        "image_encoder.stride": (info.stride, config.stride),
+        "image_encoder.input_px": (info.input_px, config.input_px),
+        "the shard set": (info.base_digest, manifest.digest),
+    }
+    found = [
+        f"{name} was {was}, is {asked}" for name, (was, asked) in wanted.items() if was != asked
+    ]
+    if config.precision not in ("auto", info.precision):
+        found.append(f"image_encoder.precision was {info.precision}, is {config.precision}")
+    if found:
+        raise OtherFeaturesError(
+            f"data.features={url}: made otherwise ({'; '.join(found)}); set it back, or make "
+            "features anew with picpoint cache-features"
+        )
+    return codec
+
+
+def cached_source(codec: FeatureCodec) -> ImageSource:
+    """Describe a network that was asked before."""
+    info = codec.info
+    return ImageSource(
+        local_width=info.local_width,
+        pooled_width=info.pooled_width,
+        weights_sha256=info.weights_sha256,
+        precision=info.precision,
+        kept_as=f"{info.format} {info.basis_sha256[:12]}",
+    )
