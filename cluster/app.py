@@ -2,6 +2,7 @@
 
     picpoint render|pretrain|evaluate|report|demo [KEY=VALUE ...] [--cfg] [--dry-run]
     picpoint shards inspect|verify|stats DIR
+    picpoint import-weights FILE OUT [point_encoder=NAME ...]
     picpoint doctor
 
 Exit codes: 0 done; 1 a fault of picpoint; 2 a wrong command, key or value, or results in the way;
@@ -89,6 +90,10 @@ def _run(options: argparse.Namespace) -> int:
             from cluster.doctor import main as doctor_main
 
             return doctor_main()
+        case "import-weights":
+            from cluster.import_weights import main as import_main
+
+            return import_main(options.file, options.out, options.overrides, options.initialise)
         case command:
             return _run_job(command, options)
 
@@ -128,8 +133,28 @@ def _parser() -> argparse.ArgumentParser:
     shards.add_argument(
         "arguments", nargs=argparse.REMAINDER, metavar="DIR ...", help="folder or URL, options"
     )
+    _add_import_weights(commands)
     commands.add_parser("doctor", help="say what is present, what is not, and what to do")
     return parser
+
+
+def _add_import_weights(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    summary = "turn a public checkpoint of DGCNN or PointNeXt into an encoder file"
+    example = "picpoint import-weights model.1024.t7 dgcnn.pt point_encoder=dgcnn"
+    parser = commands.add_parser(
+        "import-weights", help=summary, description=f"{summary}. Try: {example}"
+    )
+    parser.add_argument("file", metavar="FILE", help="the checkpoint; only tensors are read of it")
+    parser.add_argument("out", metavar="OUT", help="the file to write")
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="the encoder's shape")
+    parser.add_argument(
+        "--initialise",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="beginning of names that may keep their initial values",
+    )
+    parser.add_argument("--traceback", action="store_true", default=argparse.SUPPRESS)
 
 
 if __name__ == "__main__":

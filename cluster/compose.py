@@ -5,11 +5,13 @@ Hydra composes; the dataclasses say which keys exist and what they hold.
 
 import dataclasses
 import difflib
+import importlib.resources
 from collections.abc import Iterator, Sequence
 from typing import Any, TypeVar, get_args, get_type_hints
 
 from hydra import compose, initialize_config_module
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -30,8 +32,11 @@ def compose_config(name: str, overrides: Sequence[str] = ()) -> DictConfig:
         ConfigError: an override is malformed, or names a key or an option that does not exist.
     """
     with initialize_config_module("configs", version_base="1.3"):
-        _check_overrides(compose(name), overrides)
+        parsed = _parse(overrides)
         try:
+            # Which keys there are depends on the options chosen, as of point_encoder.
+            chosen = [text for text, override in parsed if _is_group(override.key_or_group)]
+            _check_keys(compose(name, chosen), [override for _, override in parsed])
             return compose(name, list(overrides))
         except MissingConfigException as error:
             options = ", ".join(error.options or [])
@@ -88,8 +93,8 @@ def _dataclasses_in(annotation: Any) -> Iterator[Any]:  # noqa: ANN401 - any ann
         yield from _dataclasses_in(argument)
 
 
-def _check_overrides(composed: DictConfig, overrides: Sequence[str]) -> None:
-    """Refuse an override whose key is neither in the composed config nor a config group."""
+def _parse(overrides: Sequence[str]) -> list[tuple[str, Override]]:
+    """Parse overrides; each beside its text."""
     try:
         parsed = OverridesParser.create().parse_overrides(list(overrides))
     except HydraException as error:
@@ -97,11 +102,21 @@ def _check_overrides(composed: DictConfig, overrides: Sequence[str]) -> None:
             f"{_first_line(error)}; an override is KEY=VALUE, as in optim.lr=1e-3, and a value "
             "with other signs is quoted twice: 'out=\"a(b)\"'"
         ) from error
+    return list(zip(overrides, parsed, strict=True))
+
+
+def _is_group(key: str) -> bool:
+    """Tell whether a key is a folder of configs, of which an override chooses a file."""
+    return importlib.resources.files("configs").joinpath(key).is_dir()
+
+
+def _check_keys(composed: DictConfig, overrides: Sequence[Override]) -> None:
+    """Refuse an override whose key is neither in the composed config nor a config group."""
     known = {key for key, _ in flatten(OmegaConf.to_container(composed))}
     branches = {
         key.rsplit(".", depth)[0] for key in known for depth in range(1, key.count(".") + 1)
     }
-    for override in parsed:
+    for override in overrides:
         key = override.key_or_group.replace("/", ".")
         if key not in known | branches:
             raise ConfigError(_unknown(key, known | branches))
@@ -115,7 +130,7 @@ def _unknown(key: str, known: set[str]) -> str:
 
 
 def _explain(fault: ErrorDetails, known: Sequence[str]) -> str:
-    key = ".".join(str(part) for part in fault["loc"])
+    key = _key_of([str(part) for part in fault["loc"]], known)
     match fault["type"]:
         case "unexpected_keyword_argument":
             return _unknown(key, set(known) - {key})
@@ -127,6 +142,15 @@ def _explain(fault: ErrorDetails, known: Sequence[str]) -> str:
             return fault["msg"].removeprefix("Value error, ")
         case _:
             return f"{key}={fault['input']!r}: {fault['msg'].lower()}"
+
+
+def _key_of(parts: Sequence[str], known: Sequence[str]) -> str:
+    """Join the parts of a place, without the name by which a union of dataclasses was decided."""
+    key = ".".join(parts)
+    if key not in known:
+        shorter = (".".join([*parts[:i], *parts[i + 1 :]]) for i in range(len(parts)))
+        key = next((other for other in shorter if other in known), key)
+    return key
 
 
 def _first_line(error: Exception) -> str:

@@ -16,6 +16,8 @@ from picpoint.render.sources import SourceError
 from picpoint.train.agreement import PrecisionError
 from picpoint.train.checkpoint import CheckpointError
 from picpoint.train.step import NonFiniteLossError
+from picpoint.weights.encoder_file import EncoderFileError
+from picpoint.weights.import_public import ImportRefusedError
 from shards.errors import (
     AlreadyInStoreError,
     NotFoundInStoreError,
@@ -48,6 +50,8 @@ _CODES: tuple[tuple[type[BaseException], int], ...] = (
     (StoreError, 5),
     (ShardError, 4),
     (MeshError, 4),
+    (ImportRefusedError, 4),
+    (EncoderFileError, 4),
     (CheckpointError, 6),
     (NonFiniteLossError, 6),
     (PrecisionError, USAGE),

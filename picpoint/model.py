@@ -9,15 +9,21 @@ The image encoder is not part of the model: its features come in, so they may be
 """
 
 from dataclasses import dataclass, field
+from typing import Annotated
 
 import torch
 from jaxtyping import Bool, Float, Int64
+from pydantic import Discriminator
 from torch import Tensor, nn
 from torch.nn import functional
 
 from picpoint.batch import Embeddings, ImageFeatures, PairBatch
 from picpoint.encoders.dgcnn import Dgcnn, DgcnnConfig
+from picpoint.encoders.pointnext import PointNext, PointNextConfig
 from picpoint.heads.projection import PosedProjectionHead, ProjectionConfig, ProjectionHead
+
+# Which of them is meant is told by its name, in YAML as in a checkpoint.
+PointEncoderConfig = Annotated[DgcnnConfig | PointNextConfig, Discriminator("name")]
 
 # As in CLIP (arXiv:2103.00020), section 2.5.
 _LEAST_TEMPERATURE = 0.01
@@ -37,7 +43,7 @@ class ModelConfig:
             if it is not.
     """
 
-    point_encoder: DgcnnConfig = field(default_factory=DgcnnConfig)
+    point_encoder: PointEncoderConfig = field(default_factory=DgcnnConfig)
     heads: ProjectionConfig = field(default_factory=ProjectionConfig)
     ghost_batch: int = 16
     learnt_temperature: float | None = None
@@ -50,12 +56,21 @@ class PretrainModel(nn.Module):
         config: what to build.
         image_local_width: channels of the image encoder's local map.
         image_pooled_width: channels of its pooled feature.
+
+    Raises:
+        ValueError: the point encoder would bring points into another order than the one by which
+            correspondences name them.
     """
 
     def __init__(
         self, config: ModelConfig, image_local_width: int, image_pooled_width: int
     ) -> None:
         super().__init__()
+        if getattr(config.point_encoder, "sampling", "stored") != "stored":
+            raise ValueError(
+                "point_encoder.sampling=farthest: pre-training needs the stored order, which is "
+                "farthest-point order already; use sampling=stored"
+            )
         heads, ghost_batch = config.heads, config.ghost_batch
         self.point_encoder = build_point_encoder(config.point_encoder, ghost_batch)
         widths = self.point_encoder.local_width, self.point_encoder.pooled_width
@@ -116,11 +131,13 @@ class PretrainModel(nn.Module):
         return self.picture_pooled_head(pooled, valid[:, None].expand(-1, pooled.shape[1]))
 
 
-def build_point_encoder(config: DgcnnConfig, ghost_batch: int) -> Dgcnn:
+def build_point_encoder(config: PointEncoderConfig, ghost_batch: int) -> Dgcnn | PointNext:
     """Build the point encoder that a config describes."""
     match config:
         case DgcnnConfig():
             return Dgcnn(config, ghost_batch)
+        case PointNextConfig():
+            return PointNext(config, ghost_batch)
 
 
 def gather_points(

@@ -4,8 +4,9 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from shards.describe import inspect, stats
 from shards.errors import ShardError
-from shards.verify import EXIT_WHOLE, exit_code, inspect, stats, verify
+from shards.verify import EXIT_WHOLE, exit_code, verify
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

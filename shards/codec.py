@@ -8,17 +8,19 @@ import json
 import re
 import struct
 from collections.abc import Mapping
-from dataclasses import asdict, fields
+from dataclasses import asdict
+from functools import lru_cache
 from typing import Any, TypeVar, cast
 
 import numpy as np
 import simplejpeg  # pyright: ignore[reportMissingTypeStubs]
-from jaxtyping import Float32, UInt8
+from jaxtyping import UInt8
 
 from shards.errors import CodecError
 from shards.schema import (
     CAMERAS,
     COLORS,
+    MAX_VIEWS,
     META,
     NORMALS,
     POINTS,
@@ -27,6 +29,7 @@ from shards.schema import (
     Sample,
     SampleMeta,
     SchemaError,
+    check_counts,
     check_sample,
     view_member,
 )
@@ -42,11 +45,26 @@ ARRAYS: dict[str, tuple[str, tuple[int, ...]]] = {
     CAMERAS: ("<f4", (0, 2, 4, 4)),
 }
 
+# As JSON has them.
+_META_TYPES: dict[str, type] = {
+    "source_id": str,
+    "label": str,
+    "size_px": int,
+    "rigs": list,
+    "seed": int,
+    "scale": float,
+    "num_faces": int,
+    "warnings": list,
+}
+_META_FIELDS = {*_META_TYPES, "center"}
+_KNOWN = {*ARRAYS, VISIBILITY, META}
+_NO_ROWS = {name: np.zeros(shape, dtype) for name, (dtype, shape) in ARRAYS.items()}
+
 _NPY_MAGIC = b"\x93NUMPY\x01\x00"
 _NPY_HEADER = re.compile(
     rb"\{'descr': '([<|][a-z]\d{1,2})', 'fortran_order': False, 'shape': \(([\d, ]*)\), \} *\n"
 )
-_VIEW_NAME = re.compile(r"view(\d{2}|[1-9]\d{2})\.jpg")
+_VIEW_OF_MEMBER = {view_member(view): view for view in range(MAX_VIEWS)}
 
 T = TypeVar("T")
 
@@ -117,7 +135,7 @@ def encode_array(array: np.ndarray) -> bytes:
         raise CodecError(
             f"dtype {array.dtype}: a shard holds plain numbers only; convert the array first"
         )
-    array = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
+    array = np.asarray(array, dtype=array.dtype.newbyteorder("<"), order="C")
     header = f"{{'descr': '{array.dtype.str}', 'fortran_order': False, 'shape': {array.shape}, }}"
     # NumPy pads the header with blanks, so that the numbers begin at a multiple of 64 bytes.
     used_bytes = len(_NPY_MAGIC) + 2 + len(header) + 1
@@ -139,7 +157,7 @@ def decode_array(content: bytes, dtype: str, shape: tuple[int, ...]) -> np.ndarr
     Raises:
         CodecError: another dtype or shape, objects, column-major order, missing or surplus bytes.
     """
-    found_dtype, found_shape, start = _parse_npy_header(content)
+    found_dtype, found_shape, start = _read_npy_header(content)
     fits = len(found_shape) == len(shape) and all(
         want in (0, found) for want, found in zip(shape, found_shape, strict=True)
     )
@@ -161,19 +179,28 @@ def decode_array(content: bytes, dtype: str, shape: tuple[int, ...]) -> np.ndarr
     return flat.reshape(found_shape).copy()
 
 
-def _parse_npy_header(content: bytes) -> tuple[str, tuple[int, ...], int]:
-    """Read dtype, shape and where the numbers start; no expression is ever evaluated."""
+def _read_npy_header(content: bytes) -> tuple[str, tuple[int, ...], int]:
+    """Read dtype, shape and where the numbers start."""
     start = 10
     if content[:8] == _NPY_MAGIC and len(content) >= start:
         start += struct.unpack_from("<H", content, 8)[0]
-        match = _NPY_HEADER.fullmatch(content[10:start])
-        if match is not None:
-            lengths = match[2].replace(b",", b" ").split()
-            return match[1].decode(), tuple(int(length) for length in lengths), start
+        found = _parse_npy_header(content[10:start])
+        if found is not None:
+            return *found, start
     raise CodecError(
         f"{bytes(content[:80])!r} is no header of a plain row-major .npy (version 1.0, numbers, no "
         "objects); write the array with shards.codec.encode_array"
     )
+
+
+@lru_cache(maxsize=256)
+def _parse_npy_header(header: bytes) -> tuple[str, tuple[int, ...]] | None:
+    """Read dtype and shape by a pattern; no expression is ever evaluated."""
+    match = _NPY_HEADER.fullmatch(header)
+    if match is None:
+        return None
+    lengths = match[2].replace(b",", b" ").split()
+    return match[1].decode(), tuple(int(length) for length in lengths)
 
 
 def _shape_text(shape: tuple[int, ...]) -> str:
@@ -197,10 +224,10 @@ def decode_meta(content: bytes) -> SampleMeta:
         raise CodecError(
             f"{META} is not JSON ({error}); it is damaged: write the shard again"
         ) from error
-    names = {field.name for field in fields(SampleMeta)}
-    if not isinstance(found, dict) or set(cast("dict[str, Any]", found)) != names:
+    if not isinstance(found, dict) or cast("dict[str, Any]", found).keys() != _META_FIELDS:
         raise CodecError(
-            f"{META} holds {content[:80]!r}: it must hold exactly {', '.join(sorted(names))}; "
+            f"{META} holds {content[:80]!r}: it must hold exactly "
+            f"{', '.join(sorted(_META_FIELDS))}; "
             "write the shard again with this version"
         )
     return _to_meta(cast("dict[str, Any]", found))
@@ -209,18 +236,22 @@ def decode_meta(content: bytes) -> SampleMeta:
 def _to_meta(found: dict[str, Any]) -> SampleMeta:
     """Build the record from parsed JSON; a value of another type is refused, not converted."""
     try:
-        x, y, z = (_typed(value, float) for value in found["center"])
-        warnings = cast("list[object]", _typed(found["warnings"], list))
+        x, y, z = found["center"]
+        for name, kind in _META_TYPES.items():
+            if type(found[name]) is not kind:
+                raise TypeError(f"{name} = {found[name]!r} is not of type {kind.__name__}")
+        if not type(x) is type(y) is type(z) is float:
+            raise TypeError(f"center = {found['center']!r} is not of three floats")
         return SampleMeta(
-            source_id=_typed(found["source_id"], str),
-            label=_typed(found["label"], str),
-            size_px=_typed(found["size_px"], int),
-            rigs=tuple(_to_rig(rig) for rig in cast("list[object]", _typed(found["rigs"], list))),
-            seed=_typed(found["seed"], int),
+            source_id=found["source_id"],
+            label=found["label"],
+            size_px=found["size_px"],
+            rigs=tuple(map(_to_rig, found["rigs"])),
+            seed=found["seed"],
             center=(x, y, z),
-            scale=_typed(found["scale"], float),
-            num_faces=_typed(found["num_faces"], int),
-            warnings=tuple(_typed(code, str) for code in warnings),
+            scale=found["scale"],
+            num_faces=found["num_faces"],
+            warnings=tuple(_typed(code, str) for code in found["warnings"]),
         )
     except (TypeError, ValueError) as error:
         raise CodecError(
@@ -276,18 +307,23 @@ def _check_picture_sizes(sample: Sample) -> None:
             )
 
 
-def decode_sample(members: Mapping[str, bytes]) -> Sample:
+def decode_sample(members: Mapping[str, bytes], check_values: bool = True) -> Sample:
     """Read a sample from its members; those that are left out stay empty.
 
     Args:
         members: bytes by member name; POINTS and META at least. Without NORMALS or COLORS the
             sample has 0 rows of them; without CAMERAS and VISIBILITY it has 0 views.
+        check_values: whether the numbers themselves are checked (points in the unit sphere, unit
+            normals, finite matrices). A reader leaves that out for bytes whose checksums are
+            right: their writer checked them, and `verify` does. Dtypes, shapes and numbers of rows
+            are always checked.
 
     Raises:
         CodecError: bytes that are not what the member's name promises, or an unknown member.
         SchemaError: members that do not go together.
     """
-    if missing := {POINTS, META} - set(members):
+    if POINTS not in members or META not in members:
+        missing = {POINTS, META} - set(members)
         raise SchemaError(f"{', '.join(sorted(missing))} missing: no sample is read without them")
     if (CAMERAS in members) != (VISIBILITY in members):
         raise SchemaError(f"{CAMERAS} and {VISIBILITY} tell of the same views: read both or none")
@@ -299,41 +335,46 @@ def decode_sample(members: Mapping[str, bytes]) -> Sample:
         colors=_decode_optional(members, COLORS),
         view_matrices=cameras[:, 0],
         projection_matrices=cameras[:, 1],
-        visibility=_decode_visibility(members.get(VISIBILITY, b""), len(points), cameras),
+        visibility=_decode_visibility(members, len(points), len(cameras)),
         pictures=_pictures(members),
         meta=decode_meta(members[META]),
     )
-    check_sample(sample)
+    if check_values:
+        check_sample(sample)
+    else:
+        check_counts(sample)
     return sample
 
 
 def _decode_optional(members: Mapping[str, bytes], name: str) -> np.ndarray:
-    dtype, shape = ARRAYS[name]
     if name not in members:
-        return np.zeros(shape, dtype)
-    return decode_array(members[name], dtype, shape)
+        return _NO_ROWS[name]
+    return decode_array(members[name], *ARRAYS[name])
 
 
 def _decode_visibility(
-    content: bytes, num_points: int, cameras: Float32[np.ndarray, "V 2 4 4"]
+    members: Mapping[str, bytes], num_points: int, num_views: int
 ) -> UInt8[np.ndarray, "V packed"]:
-    shape = (len(cameras), (num_points + 7) // 8)
-    if len(content) != shape[0] * shape[1]:
+    packed = (num_points + 7) // 8
+    if VISIBILITY not in members:
+        return np.empty((0, packed), np.uint8)
+    content = members[VISIBILITY]
+    if len(content) != num_views * packed:
         raise SchemaError(
-            f"{VISIBILITY} has {len(content)} bytes: {shape[0]} views of {num_points} points need "
-            f"{shape[0]} x {shape[1]}; write the shard again"
+            f"{VISIBILITY} has {len(content)} bytes: {num_views} views of {num_points} points need "
+            f"{num_views} x {packed}; write the shard again"
         )
-    return np.frombuffer(content, np.uint8).reshape(shape).copy()
+    return np.frombuffer(content, np.uint8).reshape(num_views, packed).copy()
 
 
 def _pictures(members: Mapping[str, bytes]) -> dict[int, bytes]:
-    known = {*ARRAYS, VISIBILITY, META}
     pictures: dict[int, bytes] = {}
-    for name in sorted(set(members) - known):
-        if (match := _VIEW_NAME.fullmatch(name)) is None:
+    for name in members:
+        if name in _VIEW_OF_MEMBER:
+            pictures[_VIEW_OF_MEMBER[name]] = members[name]
+        elif name not in _KNOWN:
             raise CodecError(
-                f"unknown member {name!r}: a sample holds {', '.join(sorted(known))} and "
+                f"unknown member {name!r}: a sample holds {', '.join(sorted(_KNOWN))} and "
                 "viewNN.jpg; read it with the version that wrote it"
             )
-        pictures[int(match[1])] = members[name]
     return pictures

@@ -1,19 +1,18 @@
 """What is known of every shard and sample without opening a tar? The rows of the manifest.
 
-Columns, not objects: a million samples are a few arrays, and a slice of them copies nothing.
+Columns, not objects: the samples of a shard are a few arrays.
 """
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Int32, Int64, UInt16, UInt32
 
 
-@dataclass(frozen=True, slots=True)
-class MemberSpan:
-    """Where one member of a sample lies in its shard.
+class MemberSpan(NamedTuple):
+    """Where one member of a sample lies in its shard; a tuple, for readers make many.
 
     Attributes:
         name: member name, as in shards/schema.py.
@@ -105,26 +104,19 @@ class SampleColumns:
             ),
         )
 
+    def spans(self, sample: int, names: Container[str]) -> list[MemberSpan]:
+        """Tell where the named members of a sample lie, in the order in which they do."""
+        start, stop = self.first_member[sample : sample + 2].tolist()
+        known = self.member_names
+        return [
+            MemberSpan(known[code], self.offset.item(at), self.length.item(at), self.crc32.item(at))
+            for at, code in enumerate(self.name_code[start:stop].tolist(), start)
+            if known[code] in names
+        ]
+
     def rows(self) -> list[SampleRow]:
         """Gather what is known of every sample; for a shard's worth of them."""
         return [self.row(sample) for sample in range(len(self))]
-
-    def between(self, start: int, stop: int) -> "SampleColumns":
-        """Take the samples start to stop - 1, without copying a number."""
-        first, last = int(self.first_member[start]), int(self.first_member[stop])
-        return SampleColumns(
-            keys=self.keys[start:stop],
-            source_ids=self.source_ids[start:stop],
-            labels=self.labels[start:stop],
-            num_points=self.num_points[start:stop],
-            num_views=self.num_views[start:stop],
-            first_member=self.first_member[start : stop + 1] - first,
-            member_names=self.member_names,
-            name_code=self.name_code[first:last],
-            offset=self.offset[first:last],
-            length=self.length[first:last],
-            crc32=self.crc32[first:last],
-        )
 
 
 def columns_of(rows: Sequence[SampleRow]) -> SampleColumns:
@@ -146,40 +138,6 @@ def columns_of(rows: Sequence[SampleRow]) -> SampleColumns:
         length=np.array([span.length for span in spans], np.int64),
         crc32=np.array([span.crc32 for span in spans], np.uint32),
     )
-
-
-def join_columns(parts: Sequence[SampleColumns]) -> SampleColumns:
-    """Put the columns of several shards one after another; a single part is given back as it is."""
-    if len(parts) == 1:
-        return parts[0]
-    member_names = tuple(sorted({name for part in parts for name in part.member_names}))
-    codes = {name: code for code, name in enumerate(member_names)}
-    recoded = [
-        np.array([codes[name] for name in part.member_names], np.uint16)[part.name_code]
-        for part in parts
-        if len(part.name_code)
-    ]
-    members_before = np.cumsum([0, *(int(part.first_member[-1]) for part in parts)])
-    starts = [
-        part.first_member[:-1] + before for part, before in zip(parts, members_before, strict=False)
-    ]
-    return SampleColumns(
-        keys=tuple(chain.from_iterable(part.keys for part in parts)),
-        source_ids=tuple(chain.from_iterable(part.source_ids for part in parts)),
-        labels=tuple(chain.from_iterable(part.labels for part in parts)),
-        num_points=_joined([part.num_points for part in parts], np.int32),
-        num_views=_joined([part.num_views for part in parts], np.int32),
-        first_member=_joined([*starts, members_before[-1:]], np.int64),
-        member_names=member_names,
-        name_code=_joined(recoded, np.uint16),
-        offset=_joined([part.offset for part in parts], np.int64),
-        length=_joined([part.length for part in parts], np.int64),
-        crc32=_joined([part.crc32 for part in parts], np.uint32),
-    )
-
-
-def _joined(arrays: Sequence[np.ndarray], dtype: type[np.generic]) -> np.ndarray:
-    return np.concatenate(arrays, dtype=dtype) if arrays else np.zeros(0, dtype)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

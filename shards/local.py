@@ -7,11 +7,12 @@ import tempfile
 import time
 from collections.abc import Generator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
 from shards.errors import NotFoundInStoreError, StoreError, taken
+from shards.open_files import OpenFiles
 
 # Names that begin so are work in progress; a killed process may leave some behind.
 SCRATCH_PREFIX = ".part-"
@@ -28,6 +29,13 @@ class LocalStore:
     """
 
     root: Path
+    _open: OpenFiles = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_open", OpenFiles(self.root))
+
+    def __reduce__(self) -> tuple[type["LocalStore"], tuple[Path]]:
+        return LocalStore, (self.root,)
 
     @property
     def url(self) -> str:
@@ -45,13 +53,24 @@ class LocalStore:
             return (self.root / name).read_bytes()
 
     def get_ranges(self, name: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
-        """Read some (offset, length) ranges with one opening of the file."""
-        with self._explained("read", name):
-            descriptor = os.open(self.root / name, os.O_RDONLY)
-            try:
-                return [os.pread(descriptor, length, offset) for offset, length in ranges]
-            finally:
-                os.close(descriptor)
+        """Read some (offset, length) ranges; the file stays open for the next."""
+        try:
+            file = self._open.get(name)
+            return [os.pread(file.descriptor, length, offset) for offset, length in ranges]
+        except OSError:
+            with self._explained("read", name):
+                raise
+
+    def will_need(self, name: str, ranges: Sequence[tuple[int, int]]) -> None:
+        """Have the system begin to read (offset, length) ranges, if it can."""
+        with suppress(OSError):
+            file = self._open.get(name)
+            for offset, length in ranges:
+                os.posix_fadvise(file.descriptor, offset, length, os.POSIX_FADV_WILLNEED)
+
+    def reopen(self, name: str) -> None:
+        """Read a file by its name next time, not the one of that name which was open."""
+        self._open.forget(name)
 
     def size(self, name: str) -> int:
         """Tell a file's length, in bytes."""

@@ -6,23 +6,21 @@
     DIR/manifest.json                               written last; without it there is no set
 
 Whoever writes a shard writes its part right after it: a shard with a part is finished, whatever
-becomes of its writer. manifest.json holds the SHA-256 of the two tables, shards.parquet that of
-each shard and of each part, and the parts the CRC-32 of each member.
+becomes of its writer. Opening a set reads the tables; a part is read when a sample of its shard is
+asked for (shards/parts.py). manifest.json holds the SHA-256 of the two tables, shards.parquet that
+of each shard and of each part, and the parts the CRC-32 of each member.
 """
 
 import hashlib
 import json
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from itertools import pairwise
+from itertools import accumulate
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-from jaxtyping import Int64
-
+from shards.cache import DiskCache
 from shards.columns import (
     MemberSpan,
     Reject,
@@ -30,13 +28,14 @@ from shards.columns import (
     SampleRow,
     ShardEntry,
     ShardInfo,
-    join_columns,
     shard_name,
 )
 from shards.errors import MEND_MANIFEST, ManifestError, NotFoundInStoreError, NotWholeError
+from shards.parts import PARTS, Parts, checked_file, part_name
 from shards.schema import SCHEMA_VERSION
-from shards.store import Store, open_store, put_once, sha256
+from shards.store import Store, as_store, put_once, sha256
 from shards.tables import (
+    TextColumn,
     decode_part,
     decode_rejects,
     decode_shards,
@@ -67,46 +66,32 @@ __all__ = [
 MANIFEST = "manifest.json"
 SHARDS_TABLE = "manifest/shards.parquet"
 REJECTS_TABLE = "manifest/rejects.parquet"
-PARTS = "manifest/samples"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Manifest:
     """A whole shard set, without its pictures and points.
 
+    What is in memory is a line per shard, and the rows of the shards used last.
+
     Attributes:
         url: the set's folder or bucket prefix.
         shards: in order; sample indices count through them. One of no samples has no tar.
-        samples: all samples, in order of their index.
         digest: SHA-256 over the content of the shards in their order; the same for the same
             content, whatever the files are called, wherever and whenever they were written.
+        parts: the samples of each shard, by its number.
     """
 
     url: str
-    shards: tuple[ShardInfo, ...]
-    samples: SampleColumns
+    shards: tuple[ShardEntry, ...]
     digest: str
-    _first_sample: Int64[np.ndarray, " shards"] = field(repr=False)
+    parts: Parts = field(repr=False)
+    _first_sample: tuple[int, ...] = field(repr=False)
 
     @property
     def num_samples(self) -> int:
         """How many samples the set holds."""
-        return len(self.samples)
-
-    @property
-    def keys(self) -> Sequence[str]:
-        """Key of every sample, by sample index."""
-        return self.samples.keys
-
-    @property
-    def source_ids(self) -> Sequence[str]:
-        """Source id of every sample, by sample index."""
-        return self.samples.source_ids
-
-    @property
-    def labels(self) -> Sequence[str]:
-        """Class name of every sample, by sample index; "" where none is known."""
-        return self.samples.labels
+        return self._first_sample[-1]
 
     @property
     def rejects(self) -> tuple[Reject, ...]:
@@ -118,12 +103,23 @@ class Manifest:
         """Length of all shards together."""
         return sum(shard.num_bytes for shard in self.shards)
 
-    def shard_of(self, sample_index: int) -> ShardInfo:
-        """Tell which shard holds a sample."""
-        return self.shards[int(np.searchsorted(self._first_sample, sample_index, "right")) - 1]
+    def read_texts(self, *names: TextColumn) -> tuple[tuple[str, ...], ...]:
+        """Read columns of the whole set, in one pass over all parts; none of it is kept.
 
-    def row(self, sample_index: int) -> SampleRow:
-        """Tell what is known of a sample.
+        Args:
+            names: `key`, `source_id` or `label` ("" where none is known).
+
+        Returns:
+            For each name, the texts by sample index.
+
+        Raises:
+            ManifestError: a part is damaged.
+            StoreError: a part cannot be read.
+        """
+        return self.parts.read_texts(names)
+
+    def locate(self, sample_index: int) -> tuple[int, int]:
+        """Tell a sample's shard, by its number, and the sample's place in it.
 
         Raises:
             IndexError: there is no such sample; a negative index is padding of a batch.
@@ -133,12 +129,23 @@ class Manifest:
                 f"sample {sample_index}: {self.url} has the samples 0 to {self.num_samples - 1}; "
                 "slots of a plan that are not valid hold no sample"
             )
-        return self.samples.row(sample_index)
+        number = bisect_right(self._first_sample, sample_index) - 1
+        return number, sample_index - self._first_sample[number]
 
+    def shard_of(self, sample_index: int) -> ShardEntry:
+        """Tell which shard holds a sample."""
+        return self.shards[self.locate(sample_index)[0]]
 
-def part_name(shard: str) -> str:
-    """Name the Parquet file that tells of a shard."""
-    return f"{PARTS}/{shard.removesuffix('.tar')}.parquet"
+    def row(self, sample_index: int) -> SampleRow:
+        """Tell what is known of a sample.
+
+        Raises:
+            IndexError: there is no such sample; a negative index is padding of a batch.
+            ManifestError: the part of its shard is damaged.
+            StoreError: the part cannot be read.
+        """
+        number, place = self.locate(sample_index)
+        return self.parts[number].samples.row(place)
 
 
 def publish_part(store: Store, shard: ShardInfo) -> ShardEntry:
@@ -190,7 +197,7 @@ def publish_manifest(url: str | Path | Store, entries: Sequence[ShardEntry]) -> 
         ManifestError: no sample at all, or two shards of the same name.
         StoreError: the store refused, or holds another manifest.
     """
-    store = _store(url)
+    store = as_store(url)
     _refuse_repeats([entry.name for entry in entries])
     if not any(entry.num_samples for entry in entries):
         raise ManifestError(
@@ -204,18 +211,19 @@ def publish_manifest(url: str | Path | Store, entries: Sequence[ShardEntry]) -> 
     put_once(store, MANIFEST, _summary(files, entries))
 
 
-def load_manifest(url: str | Path | Store) -> Manifest:
+def load_manifest(url: str | Path | Store, cache: DiskCache | None = None) -> Manifest:
     """Read what a set holds; the shards themselves are not opened.
 
     Args:
         url: the set's folder or bucket prefix, or its store.
+        cache: where parts are kept that come from a bucket.
 
     Raises:
         NotWholeError: there is no manifest.
         ManifestError: the manifest is damaged or of another version.
         StoreError: the folder is missing or cannot be read.
     """
-    store = _store(url)
+    store = as_store(url)
     try:
         content = store.get(MANIFEST)
     except NotFoundInStoreError as error:
@@ -226,51 +234,37 @@ def load_manifest(url: str | Path | Store) -> Manifest:
             "stay as they are"
         ) from error
     files = _read_summary(content, store.url)
-    entries = decode_shards(_checked(store, SHARDS_TABLE, files[SHARDS_TABLE]))
-    shards = _load_parts(store, entries)
-    entries = [_entry(shard, row.part_sha256) for shard, row in zip(shards, entries, strict=True)]
-    rejects = decode_rejects(_checked(store, REJECTS_TABLE, files[REJECTS_TABLE]))
-    _check_places(shards, store.url)
-    told = [(entry.name, reject) for entry in entries for reject in entry.rejects]
+    entries = decode_shards(checked_file(store, SHARDS_TABLE, files[SHARDS_TABLE]))
+    for entry in entries:
+        check_shard_name(entry.name)
+    told = decode_rejects(checked_file(store, REJECTS_TABLE, files[REJECTS_TABLE]))
+    entries = _with_rejects(entries, told)
+    rejects = [(entry.name, reject) for entry in entries for reject in entry.rejects]
     if content != _summary(files, entries) or rejects != told:
         raise ManifestError(
             f"{store.url}/{MANIFEST}: says other things than the tables it names; it is damaged or "
             f"was edited: {MEND_MANIFEST}"
         )
-    edges = np.cumsum([0, *(shard.num_samples for shard in shards)], dtype=np.int64)
-    samples = join_columns([shard.samples for shard in shards])
-    # Slices of the whole, so that the samples are in memory once.
-    slices = [samples.between(*edge) for edge in pairwise(edges.tolist())]
     return Manifest(
         url=store.url,
-        shards=tuple(map(_with_samples, shards, slices)),
-        samples=samples,
-        digest=_digest(entries),
-        _first_sample=edges[:-1],
+        shards=entries,
+        digest=content_digest(entries),
+        parts=Parts(store, entries, cache),
+        _first_sample=tuple(accumulate((entry.num_samples for entry in entries), initial=0)),
     )
 
 
-def _with_samples(shard: ShardInfo, samples: SampleColumns) -> ShardInfo:
-    return replace(shard, samples=samples)
-
-
-def _load_parts(store: Store, entries: Sequence[ShardEntry]) -> tuple[ShardInfo, ...]:
-    """Read the part of every shard, each checked against what shards.parquet says of it."""
-
-    def load(entry: ShardEntry) -> ShardInfo:
-        check_shard_name(entry.name)
-        shard = decode_part(_checked(store, part_name(entry.name), entry.part_sha256))
-        if replace(_entry(shard, entry.part_sha256), rejects=()) != entry:
-            raise ManifestError(
-                f"{store.url}/{part_name(entry.name)}: says other things of {entry.name} than "
-                f"shards.parquet; {MEND_MANIFEST}"
-            )
-        return shard
-
-    if store.concurrency == 1:
-        return tuple(map(load, entries))
-    with ThreadPoolExecutor(store.concurrency) as threads:
-        return tuple(threads.map(load, entries))
+def _with_rejects(
+    entries: Sequence[ShardEntry], told: Sequence[tuple[str, Reject]]
+) -> tuple[ShardEntry, ...]:
+    """Give every shard its rejects."""
+    rejects: dict[str, list[Reject]] = {}
+    for shard, reject in told:
+        rejects.setdefault(shard, []).append(reject)
+    return tuple(
+        replace(entry, rejects=tuple(rejects[entry.name])) if entry.name in rejects else entry
+        for entry in entries
+    )
 
 
 def _entry(shard: ShardInfo, part_sha256: str) -> ShardEntry:
@@ -282,10 +276,6 @@ def _entry(shard: ShardInfo, part_sha256: str) -> ShardEntry:
         part_sha256=part_sha256,
         rejects=shard.rejects,
     )
-
-
-def _store(url: str | Path | Store) -> Store:
-    return open_store(url) if isinstance(url, str | Path) else url
 
 
 def _refuse_repeats(names: Sequence[str]) -> None:
@@ -300,7 +290,7 @@ def _summary(files: dict[str, str], entries: Sequence[ShardEntry]) -> bytes:
     """Write manifest.json; its text is a function of what it says, so any change shows."""
     record = {
         "schema_version": SCHEMA_VERSION,
-        "digest": _digest(entries),
+        "digest": content_digest(entries),
         "num_shards": len(entries),
         "num_samples": sum(entry.num_samples for entry in entries),
         "num_bytes": sum(entry.num_bytes for entry in entries),
@@ -310,7 +300,8 @@ def _summary(files: dict[str, str], entries: Sequence[ShardEntry]) -> bytes:
     return (json.dumps(record, indent=2, sort_keys=True) + "\n").encode()
 
 
-def _digest(entries: Sequence[ShardEntry]) -> str:
+def content_digest(entries: Sequence[ShardEntry]) -> str:
+    """Hash what a set holds: its tars, in their order."""
     tars = [entry.sha256 for entry in entries if entry.num_samples]
     return hashlib.sha256("\n".join([f"schema {SCHEMA_VERSION}", *tars]).encode()).hexdigest()
 
@@ -332,29 +323,3 @@ def _read_summary(content: bytes, url: str) -> dict[str, str]:
             "read it with the version that wrote it, or render into another folder"
         )
     return files
-
-
-def _checked(store: Store, name: str, expected: str) -> bytes:
-    content = store.get(name)
-    if (found := sha256(content)) != expected:
-        raise ManifestError(
-            f"{store.url}/{name}: SHA-256 {found[:12]}..., but the manifest says "
-            f"{expected[:12]}...; the file is damaged: {MEND_MANIFEST}"
-        )
-    return content
-
-
-def _check_places(shards: Sequence[ShardInfo], url: str) -> None:
-    """Names stay inside the folder, and members inside their shard."""
-    for shard in shards:
-        samples = shard.samples
-        ends: Any = samples.offset + samples.length
-        if (
-            (samples.offset < 0).any()
-            or (samples.length < 0).any()
-            or (ends > shard.num_bytes).any()
-        ):
-            raise ManifestError(
-                f"{url}: a member lies outside its shard {shard.name} of {shard.num_bytes} bytes; "
-                f"{MEND_MANIFEST}"
-            )

@@ -1,11 +1,18 @@
 """Who reads which sample when? Arithmetic only: no lists, no files, no random state.
 
-    samples seen -> (epoch, place in the epoch) -> keyed permutation -> sample index
-                                                -> ghost batches     -> rank
+    samples seen -> (epoch, place in the epoch) -> keyed permutations -> sample index
+                                                -> ghost batches      -> rank
 
 The order of an epoch is a function of (digest of the set, seed, epoch); how many ranks there are
 decides only who takes which part of a batch. One integer, the samples seen, is the whole position:
 resuming is asking for the next batch.
+
+A set of fewer than two blocks is shuffled as a whole. A larger one in three steps, so that what is
+read at a time comes from few shards, whose rows of the manifest fit in memory:
+
+    the set is turned by a random number of samples, and cut into chunks of neighbours
+    the chunks are shuffled over the whole epoch
+    each block of 64 of them is shuffled, sample by sample
 """
 
 import hashlib
@@ -19,6 +26,9 @@ from shards.errors import PlanError
 
 # Four rounds suffice in theory if the round function is ideal; a multiply-shift hash is not.
 FEISTEL_ROUNDS = 10
+
+CHUNK_SAMPLES = 1024
+CHUNKS_PER_BLOCK = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +62,8 @@ class ReadPlan:
         seed: of the order.
         remainder: what becomes of an epoch's last samples that do not fill a batch: left out (other
             ones in each epoch), or given a batch whose other slots are padding.
+        chunk_samples: neighbours in the set that stay in one block of the order.
+        chunks_per_block: how many of those are shuffled together.
     """
 
     digest: str
@@ -59,8 +71,15 @@ class ReadPlan:
     global_batch: int
     seed: int
     remainder: Literal["drop_last", "pad"]
+    chunk_samples: int = CHUNK_SAMPLES
+    chunks_per_block: int = CHUNKS_PER_BLOCK
 
     def __post_init__(self) -> None:
+        if self.chunk_samples < 1 or self.chunks_per_block < 1:
+            raise PlanError(
+                f"blocks of {self.chunks_per_block} chunks of {self.chunk_samples} samples: both "
+                "must be at least 1"
+            )
         if self.num_samples < 1 or self.global_batch < 1:
             raise PlanError(
                 f"{self.num_samples} samples in batches of {self.global_batch}: both must be at "
@@ -122,8 +141,44 @@ class ReadPlan:
                 f"positions {positions.min()} to {positions.max()}: an epoch has the positions 0 "
                 f"to {self.num_samples - 1}"
             )
-        keys = _round_keys(self.digest, self.seed, epoch)
-        return permute(positions.astype(np.uint64), self.num_samples, keys).astype(np.int64)
+        places = positions.astype(np.uint64)
+        if self.num_samples < 2 * self.block_samples:
+            return self._permute(places, self.num_samples, f"{epoch}").astype(np.int64)
+        num_chunks = self.num_samples // self.chunk_samples
+        chunks, within = np.divmod(self._shuffle_blocks(epoch, places), self.chunk_samples)
+        # The samples that fill no chunk, other ones in each epoch, are those of the last block.
+        full = chunks < num_chunks
+        chunks[full] = self._permute(chunks[full], num_chunks, f"{epoch}/chunks")
+        turned = (chunks * np.uint64(self.chunk_samples) + within).astype(np.int64)
+        return (turned + self._turn(epoch)) % self.num_samples
+
+    @property
+    def block_samples(self) -> int:
+        """How many samples are shuffled together."""
+        return self.chunk_samples * self.chunks_per_block
+
+    def _shuffle_blocks(
+        self, epoch: int, places: UInt64[np.ndarray, " P"]
+    ) -> UInt64[np.ndarray, " P"]:
+        """Permute every block in itself; the last one takes what is left, less than two blocks."""
+        size, last = self.block_samples, self.num_samples // self.block_samples - 1
+        blocks = np.minimum(places // np.uint64(size), last).astype(np.int64)
+        shuffled = np.empty_like(places)
+        for block in np.unique(blocks).tolist():
+            here, start = blocks == block, np.uint64(block * size)
+            length = size if block < last else self.num_samples - block * size
+            inside = self._permute(places[here] - start, length, f"{epoch}/{block}")
+            shuffled[here] = start + inside
+        return shuffled
+
+    def _permute(
+        self, values: UInt64[np.ndarray, " P"], size: int, of: str
+    ) -> UInt64[np.ndarray, " P"]:
+        return permute(values, size, _round_keys(f"{self.digest}/{self.seed}/{of}"))
+
+    def _turn(self, epoch: int) -> int:
+        content = hashlib.sha256(f"{self.digest}/{self.seed}/{epoch}/turn".encode()).digest()
+        return int.from_bytes(content) % self.num_samples
 
     def rank_slice(self, ghost_batch: int, rank: int, num_ranks: int) -> slice:
         """Tell which slots of every global batch belong to a rank.
@@ -202,8 +257,7 @@ def _mix(values: UInt64[np.ndarray, " P"]) -> UInt64[np.ndarray, " P"]:
     return values ^ (values >> np.uint64(31))
 
 
-def _round_keys(digest: str, seed: int, epoch: int) -> UInt64[np.ndarray, " R"]:
-    """Derive the keys of an epoch's order."""
-    text = f"{digest}/{seed}/{epoch}"
+def _round_keys(text: str) -> UInt64[np.ndarray, " R"]:
+    """Derive the keys of a permutation from what it is of."""
     content = hashlib.shake_256(text.encode()).digest(8 * FEISTEL_ROUNDS)
     return np.frombuffer(content, "<u8").astype(np.uint64)

@@ -6,16 +6,18 @@ order samples come in is not decided here but in shards/plan.py.
 
 import zlib
 from collections import deque
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
-from shards.codec import decode_sample
-from shards.columns import MemberSpan, SampleRow, ShardInfo
-from shards.errors import CodecError, CorruptSampleError
+from shards.cache import CacheConfig, DiskCache
+from shards.codec import decode_array, decode_sample
+from shards.column_sets import Column, ColumnSet, load_columns
+from shards.columns import MemberSpan, ShardEntry
+from shards.errors import CodecError, CorruptSampleError, ShardError
 from shards.manifest import Manifest, load_manifest
 from shards.schema import (
     CAMERAS,
@@ -28,7 +30,7 @@ from shards.schema import (
     SchemaError,
     view_member,
 )
-from shards.store import Store, open_store
+from shards.store import LocalStore, Store, open_store
 
 ALL_ARRAYS = (POINTS, NORMALS, COLORS, CAMERAS, VISIBILITY)
 # What pairing points with pixels needs.
@@ -76,6 +78,8 @@ class ShardReader:
         url_or_manifest: str | Path | Manifest,
         on_corrupt: OnCorrupt = "fail",
         members: Sequence[str] = ALL_ARRAYS,
+        columns: Sequence[str | Path] = (),
+        cache: CacheConfig | None = None,
     ) -> None:
         """Open a shard set.
 
@@ -85,24 +89,33 @@ class ShardReader:
                 None. Only damage: a missing shard or a refused access always raises.
             members: arrays to read besides POINTS and META, which every sample has; what is left
                 out has 0 rows. Pictures are chosen per request.
+            columns: column sets to read along, all of their columns; see shards/column_sets.py.
+            cache: where to keep what is fetched from buckets; of no use for folders, and not used
+                for them.
 
         Raises:
-            ManifestError: the set is not whole.
+            ManifestError: the set is not whole, or a column set is of other samples.
             StoreError: there is no such set.
-            SchemaError: no such member.
+            SchemaError: no such member, or two columns of the same name.
         """
         if unknown := set(members) - {*ALL_ARRAYS, META}:
             raise SchemaError(
                 f"no member {min(unknown)!r} to read: the arrays are {', '.join(ALL_ARRAYS)}; "
                 "pictures are asked for by Request.views"
             )
+        disk = DiskCache(cache) if cache else None
         is_manifest = isinstance(url_or_manifest, Manifest)
-        self.manifest = url_or_manifest if is_manifest else load_manifest(url_or_manifest)
+        self.manifest = url_or_manifest if is_manifest else load_manifest(url_or_manifest, disk)
         self.on_corrupt: OnCorrupt = on_corrupt
         self.corrupt: list[CorruptSample] = []
         self._known_corrupt: set[int] = set()
         self._members = frozenset({*members, POINTS, META})
-        self._store: Store = open_store(self.manifest.url)
+        self._source = _Source(open_store(self.manifest.url), disk)
+        self._columns = tuple(load_columns(url, disk) for url in columns)
+        for each in self._columns:
+            each.check_base(self.manifest)
+        self._column_sources = tuple(_Source(open_store(each.url), disk) for each in self._columns)
+        _refuse_repeats(self._columns)
 
     def read(self, request: Request) -> Sample | None:
         """Read one sample; None if it is damaged and damage is to be skipped.
@@ -119,9 +132,9 @@ class ShardReader:
     ) -> Generator[Sample | None, None, None]:
         """Read samples in the order of their requests, some of them ahead.
 
-        A thread (several over a network) reads ahead while this generator is open, and has ended
-        when it is exhausted, closed or has raised. Close it when you stop early
-        (`contextlib.closing`).
+        From a folder, the system is asked to read ahead; decoding is done here, in its turn. Over a
+        network, threads read ahead while this generator is open, and have ended when it is
+        exhausted, closed or has raised. Close it when you stop early (`contextlib.closing`).
 
         Args:
             requests: asked for one at a time, in the caller's thread.
@@ -134,13 +147,45 @@ class ShardReader:
         """
         if read_ahead < 1:
             raise ValueError(f"read_ahead = {read_ahead}: at least 1 sample must be under way")
+        if self._source.store.concurrency == 1:
+            return self._stream_from_disk(iter(requests), read_ahead)
         return self._stream(iter(requests), read_ahead)
 
-    def _stream(
-        self, requests: Iterable[Request], read_ahead: int
+    def _stream_from_disk(
+        self, requests: Iterator[Request], read_ahead: int
     ) -> Generator[Sample | None, None, None]:
-        requests = iter(requests)
-        num_threads = min(read_ahead, self._store.concurrency)
+        # In bursts: of this code, little is left in the processor's caches after a picture.
+        burst = max(1, read_ahead // 2)
+        pending = deque(map(self._announce, islice(requests, read_ahead)))
+        while pending:
+            now = [pending.popleft() for _ in range(min(burst, len(pending)))]
+            for outcome in [self._attempt(place) for place in now]:
+                if isinstance(outcome, ShardError):
+                    raise outcome
+                yield self._settle(outcome)
+            pending.extend(map(self._announce, islice(requests, burst)))
+
+    def _announce(self, request: Request) -> "_Place | ShardError":
+        """Find a sample, and have the system begin to read it."""
+        try:
+            place = self._find(request)
+        except ShardError as error:  # told when its turn has come
+            return error
+        self._source.announce(self.manifest.shards[place.shard], place.runs)
+        return place
+
+    def _attempt(self, place: "_Place | ShardError") -> Sample | CorruptSample | ShardError:
+        if isinstance(place, ShardError):
+            return place
+        try:
+            return self._load(place)
+        except ShardError as error:
+            return error
+
+    def _stream(
+        self, requests: Iterator[Request], read_ahead: int
+    ) -> Generator[Sample | None, None, None]:
+        num_threads = min(read_ahead, self._source.store.concurrency)
         pool = ThreadPoolExecutor(num_threads, thread_name_prefix="shard-reader")
         pending: deque[Future[Sample | CorruptSample]] = deque()
         try:
@@ -167,40 +212,154 @@ class ShardReader:
             self.corrupt.append(outcome)
         return None
 
+    def read_members(self, request: Request) -> dict[str, bytes]:
+        """Read the members of a sample as they lie in the shards, columns included, checked.
+
+        Raises:
+            CorruptSampleError: bytes are not what was written, whatever `on_corrupt` says.
+            SchemaError: a view that the sample does not have.
+            StoreError: a shard is missing or cannot be read.
+        """
+        place = self._find(request)
+        members = self._source.read(self.manifest.shards[place.shard], place.spans, place.runs)
+        for members_of_set, _ in self._read_columns(place):
+            members |= members_of_set
+        return members
+
     def _fetch(self, request: Request) -> Sample | CorruptSample:
-        row = self.manifest.row(request.sample_index)
-        shard = self.manifest.shard_of(request.sample_index)
-        spans = self._wanted(row, request.views)
+        return self._load(self._find(request))
+
+    def _find(self, request: Request) -> "_Place":
+        number, place = self.manifest.locate(request.sample_index)
+        samples = self.manifest.parts[number].samples
+        names = self._members
+        if request.views:
+            names = names.union(map(view_member, request.views))
+        spans = samples.spans(place, names)
+        if len(spans) < len(names):
+            missing = min(names - {each.name for each in spans})
+            raise SchemaError(
+                f"{missing} of {samples.source_ids[place]!r}: it has {samples.num_views[place]} "
+                "views, counted from 0; ask for those"
+            )
+        runs = coalesce(spans, self._source.max_gap_bytes)
+        key, source_id = samples.keys[place], samples.source_ids[place]
+        return _Place(request, number, place, key, source_id, spans, runs)
+
+    def _load(self, place: "_Place") -> Sample | CorruptSample:
+        shard = self.manifest.shards[place.shard]
         try:
-            sample = decode_sample(self._read_members(shard, spans))
-            if sample.key != row.key:
+            members = self._source.read(shard, place.spans, place.runs)
+            sample = decode_sample(members, check_values=False)
+            if sample.meta.source_id != place.source_id:
                 raise SchemaError(f"it holds the shape {sample.meta.source_id!r}")
+            for members, column_of in self._read_columns(place) if self._columns else ():
+                for name, content in members.items():
+                    column = column_of[name]
+                    sample.extras[name] = decode_array(content, column.dtype, column.shape)
         except (CorruptSampleError, CodecError, SchemaError) as error:
-            return CorruptSample(request.sample_index, row.key, shard.name, str(error))
+            return CorruptSample(place.request.sample_index, place.key, shard.name, str(error))
         return sample
 
-    def _wanted(self, row: SampleRow, views: tuple[int, ...]) -> list[MemberSpan]:
-        pictures = {view_member(view): view for view in views}
-        spans = [
-            each for each in row.members if each.name in self._members or each.name in pictures
-        ]
-        if missing := set(pictures) - {each.name for each in spans}:
-            raise SchemaError(
-                f"{min(missing)} of {row.source_id!r}: it has {row.num_views} views, counted "
-                "from 0; ask for those"
-            )
-        return spans
+    def _read_columns(
+        self, place: "_Place"
+    ) -> Iterator[tuple[dict[str, bytes], dict[str, Column]]]:
+        """Give the members of each column set, and which column each of them is."""
+        for columns, source in zip(self._columns, self._column_sources, strict=True):
+            samples = columns.parts[place.shard].samples
+            if (found := samples.keys[place.row]) != place.key:
+                raise CorruptSampleError(
+                    f"{columns.url} has the columns of {found} in the place of {place.key}"
+                )
+            column_of = {
+                column.member_of(view): column
+                for column in columns.columns
+                for view in (place.request.views if column.per_view else (0,))
+            }
+            spans = samples.spans(place.row, column_of)
+            runs = coalesce(spans, source.max_gap_bytes)
+            yield source.read(columns.shards[place.shard], spans, runs), column_of
 
-    def _read_members(self, shard: ShardInfo, spans: list[MemberSpan]) -> dict[str, bytes]:
-        max_gap_bytes = MAX_GAP_BYTES["disk" if self._store.concurrency == 1 else "network"]
-        runs = coalesce(spans, max_gap_bytes)
-        ranges = [(run[0].offset, run[-1].offset + run[-1].length - run[0].offset) for run in runs]
-        contents = self._store.get_ranges(shard.name, ranges)
+
+class _Place(NamedTuple):
+    """Where a sample lies.
+
+    Attributes:
+        shard: number of its shard.
+        row: in the shard's part.
+        spans: the members wanted.
+        runs: the same, as they are best read.
+    """
+
+    request: Request
+    shard: int
+    row: int
+    key: str
+    source_id: str
+    spans: list[MemberSpan]
+    runs: list[list[MemberSpan]]
+
+
+def _refuse_repeats(sets: Sequence[ColumnSet]) -> None:
+    names = [column.name for each in sets for column in each.columns]
+    if repeated := {name for name in names if names.count(name) > 1}:
+        raise SchemaError(
+            f"column {min(repeated)!r} is in two of the column sets: read one of them at a time"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """Where the shards of a set lie, and where what is fetched of them is kept."""
+
+    store: Store
+    cache: DiskCache | None
+
+    @property
+    def max_gap_bytes(self) -> int:
+        """What is better read along than asked for again."""
+        return MAX_GAP_BYTES["disk" if self.store.concurrency == 1 else "network"]
+
+    def read(
+        self, shard: ShardEntry, spans: Sequence[MemberSpan], runs: Sequence[Sequence[MemberSpan]]
+    ) -> dict[str, bytes]:
+        """Read members of one sample, every checksum right; `runs` are the spans, coalesced."""
+        if self.cache is None or self.store.concurrency == 1:
+            return self._fetch(shard.name, runs)
+        found = self.cache.find(shard.sha256, spans)
+        if missing := [span for span in spans if span.name not in found]:
+            fetched = self._fetch(shard.name, coalesce(missing, self.max_gap_bytes))
+            self.cache.keep(shard.sha256, [(each.offset, fetched[each.name]) for each in missing])
+            found |= fetched
+        return found
+
+    def announce(self, shard: ShardEntry, runs: Sequence[Sequence[MemberSpan]]) -> None:
+        """Say what will be read soon."""
+        if isinstance(self.store, LocalStore):
+            self.store.will_need(shard.name, [_range_of(run) for run in runs])
+
+    def _fetch(self, name: str, runs: Sequence[Sequence[MemberSpan]]) -> dict[str, bytes]:
+        try:
+            return self._fetch_once(name, runs)
+        except CorruptSampleError:
+            # Perhaps on the way, or in a file that another one has replaced.
+            if isinstance(self.store, LocalStore):
+                self.store.reopen(name)
+            return self._fetch_once(name, runs)
+
+    def _fetch_once(self, name: str, runs: Sequence[Sequence[MemberSpan]]) -> dict[str, bytes]:
+        contents = self.store.get_ranges(name, [_range_of(run) for run in runs])
         return {
             span.name: _checked(content, span, run[0].offset)
             for run, content in zip(runs, contents, strict=True)
             for span in run
         }
+
+
+def _range_of(run: Sequence[MemberSpan]) -> tuple[int, int]:
+    """Tell offset and length of a run of spans."""
+    start = run[0].offset
+    return start, run[-1].offset + run[-1].length - start
 
 
 def coalesce(spans: Sequence[MemberSpan], max_gap_bytes: int) -> list[list[MemberSpan]]:
@@ -221,8 +380,9 @@ def coalesce(spans: Sequence[MemberSpan], max_gap_bytes: int) -> list[list[Membe
 
 def _checked(content: bytes, span: MemberSpan, start: int) -> bytes:
     """Cut a member out of a run that begins at `start`, and compare its checksum."""
-    member = content[span.offset - start : span.offset - start + span.length]
-    if len(member) != span.length or zlib.crc32(member) != span.crc32:
+    first = span.offset - start
+    member = content[first : first + span.length]
+    if zlib.crc32(member) != span.crc32 or len(member) != span.length:
         raise CorruptSampleError(
             f"{span.name}, {span.length} bytes from {span.offset}, is not what was written "
             f"({len(member)} bytes, CRC-32 {zlib.crc32(member):08x}, not {span.crc32:08x})"

@@ -17,7 +17,7 @@ a byte, as numpy.packbits writes them.
 
 import hashlib
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from jaxtyping import Bool, Float16, Float32, UInt8
@@ -46,7 +46,12 @@ class SchemaError(ShardError, ValueError):
 
 def view_member(view: int) -> str:
     """Name the member that holds the picture of a view."""
-    return f"view{view:02d}.jpg"
+    return f"{view_prefix(view)}.jpg"
+
+
+def view_prefix(view: int) -> str:
+    """Begin the names of members that belong to a view."""
+    return f"view{view:02d}"
 
 
 def sample_key(source_id: str) -> str:
@@ -103,6 +108,7 @@ class Sample:
         colors: likewise.
         pictures: encoded picture by view index; a reader that was asked for some views holds only
             those, a writer needs all V.
+        extras: arrays of column sets that were read along, by member name (shards/column_sets.py).
     """
 
     points: Float16[np.ndarray, "P 3"]
@@ -113,6 +119,7 @@ class Sample:
     visibility: UInt8[np.ndarray, "V packed"]
     pictures: dict[int, bytes]
     meta: SampleMeta
+    extras: dict[str, np.ndarray] = field(default_factory=dict)
 
     @property
     def key(self) -> str:
@@ -149,6 +156,23 @@ def check_sample(sample: Sample, *, whole: bool = False) -> None:
     _check_rigs(sample, whole)
     _check_pictures(sample, whole)
     _check_meta(sample.meta)
+
+
+def check_counts(sample: Sample) -> None:
+    """Check that the arrays of a sample go together, without looking at their numbers.
+
+    Raises:
+        SchemaError: numbers of rows or views differ.
+    """
+    num_points, num_views = len(sample.points), len(sample.view_matrices)
+    if num_points == 0:
+        raise _refuse(sample, POINTS, "no points", "a cloud has at least one")
+    if len(sample.normals) not in (0, num_points):
+        raise _refuse(sample, NORMALS, f"{len(sample.normals)} rows", f"of {num_points} points")
+    if len(sample.colors) not in (0, num_points):
+        raise _refuse(sample, COLORS, f"{len(sample.colors)} rows", f"of {num_points} points")
+    if num_views and sum(rig.num_views for rig in sample.meta.rigs) != num_views:
+        raise _refuse(sample, META, "rigs", f"they have all {num_views} views")
 
 
 def _refuse(sample: Sample, member: str, value: object, rule: str) -> SchemaError:

@@ -29,6 +29,7 @@ __all__ = [
     "LocalStore",
     "RemoteStore",
     "Store",
+    "as_store",
     "file_sha256",
     "get_range",
     "open_store",
@@ -116,6 +117,11 @@ def open_store(url: str | Path) -> Store:
             + ", ".join(f"{known}://" for known in REMOTE_SCHEMES)
         )
     return RemoteStore(str(url).rstrip("/"))
+
+
+def as_store(url: str | Path | Store) -> Store:
+    """Open the store that a URL names, or give back the one that was opened already."""
+    return open_store(url) if isinstance(url, str | Path) else url
 
 
 def get_range(store: Store, name: str, offset: int, length: int) -> bytes:

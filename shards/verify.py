@@ -1,18 +1,25 @@
-"""Is a shard set what was written, and what is in it? For people, through `python -m shards`.
+"""Is a shard set, or a column set, what was written? Every byte is read.
 
-`verify` reads every byte: manifest.json against its own content, the tables against manifest.json,
-every shard against its SHA-256, and the members of every tar against the table of members.
+manifest.json against its own content, the tables against manifest.json, every shard against its
+SHA-256, and the members of every tar against the table of members.
 """
 
 import io
-import json
 import zlib
 from collections import Counter
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from shards.columns import SampleRow, ShardInfo
+from shards.column_sets import (
+    COLUMNS_MANIFEST,
+    Column,
+    ColumnSet,
+    index_columns,
+    load_columns,
+)
+from shards.columns import SampleRow, ShardEntry, ShardInfo
 from shards.errors import (
     MEND_MANIFEST,
     MEND_SHARD,
@@ -25,7 +32,6 @@ from shards.errors import (
     UrlError,
 )
 from shards.manifest import MANIFEST, REJECTS_TABLE, SHARDS_TABLE, load_manifest, part_name
-from shards.reader import Request, ShardReader
 from shards.store import Store, open_store, sha256
 from shards.writer import index_tar
 
@@ -91,35 +97,6 @@ class VerifyReport:
         return "\n".join([*lines, f"{self.url}: {verdict} ({checked})"])
 
 
-@dataclass(frozen=True, slots=True)
-class SetStats:
-    """Counts over a set, from its manifest alone; str() gives a line per count."""
-
-    url: str
-    digest: str
-    num_shards: int
-    num_samples: int
-    num_bytes: int
-    points: tuple[int, int]
-    views: tuple[int, int]
-    member_bytes: dict[str, int]
-    labels: dict[str, int]
-    rejects: dict[str, int]
-
-    def __str__(self) -> str:
-        lines = [
-            f"set      {self.url}",
-            f"digest   {self.digest}",
-            f"shards   {self.num_shards}, {self.num_bytes} bytes",
-            f"samples  {self.num_samples}, {self.points[0]} to {self.points[1]} points, "
-            f"{self.views[0]} to {self.views[1]} views",
-            *(f"bytes    {count} in {name}" for name, count in self.member_bytes.items()),
-            *(f"label    {count} {name or '(none)'}" for name, count in self.labels.items()),
-            *(f"reject   {count} {reason}" for reason, count in self.rejects.items()),
-        ]
-        return "\n".join(lines)
-
-
 def verify(url: str | Path) -> VerifyReport:
     """Read a set through and tell everything that is wrong with it.
 
@@ -127,30 +104,49 @@ def verify(url: str | Path) -> VerifyReport:
         StoreError: something cannot be read at all (access denied, no network).
     """
     store = open_store(url)
+    name = COLUMNS_MANIFEST if _is_column_set(store) else MANIFEST
     try:
-        manifest = load_manifest(store)
+        found = load_columns(store) if name == COLUMNS_MANIFEST else load_manifest(store)
     except (NotFoundInStoreError, NotWholeError) as error:
-        return VerifyReport(store.url, (Finding("missing", MANIFEST, str(error)),), 0, 0, 0)
+        return VerifyReport(store.url, (Finding("missing", name, str(error)),), 0, 0, 0)
     except ManifestError as error:
-        return VerifyReport(store.url, (Finding("damaged", MANIFEST, str(error)),), 0, 0, 0)
-    findings = _foreign_files(store, manifest.shards)
+        return VerifyReport(store.url, (Finding("damaged", name, str(error)),), 0, 0, 0)
+    findings = _foreign_files(store, found.shards)
+    source_ids: Counter[str] = Counter()
+    for number, entry in enumerate(found.shards):
+        try:
+            shard = found.parts[number]
+        except NotFoundInStoreError as error:
+            findings.append(Finding("missing", part_name(entry.name), str(error)))
+        except ManifestError as error:
+            findings.append(Finding("damaged", part_name(entry.name), str(error)))
+        else:
+            columns = found.columns if isinstance(found, ColumnSet) else None
+            findings.extend(_verify_shard(store, shard, columns))
+            source_ids.update(shard.samples.source_ids)
     findings += [
         Finding("damaged", name, f"{count} samples share this source id; {MEND_MANIFEST}")
-        for name, count in Counter(manifest.source_ids).items()
+        for name, count in source_ids.items()
         if count > 1
     ]
-    for shard in manifest.shards:
-        findings.extend(_verify_shard(store, shard))
     return VerifyReport(
         store.url,
         tuple(findings),
-        len(manifest.shards),
-        manifest.num_samples,
-        manifest.num_bytes,
+        len(found.shards),
+        sum(shard.num_samples for shard in found.shards),
+        sum(shard.num_bytes for shard in found.shards),
     )
 
 
-def _foreign_files(store: Store, shards: tuple[ShardInfo, ...]) -> list[Finding]:
+def _is_column_set(store: Store) -> bool:
+    try:
+        store.size(COLUMNS_MANIFEST)
+    except StoreError:
+        return False
+    return True
+
+
+def _foreign_files(store: Store, shards: tuple[ShardEntry, ...]) -> list[Finding]:
     tars = {shard.name for shard in shards if shard.num_samples}
     known = tars | {part_name(shard.name) for shard in shards} | {SHARDS_TABLE, REJECTS_TABLE}
     return [
@@ -160,7 +156,10 @@ def _foreign_files(store: Store, shards: tuple[ShardInfo, ...]) -> list[Finding]
     ]
 
 
-def _verify_shard(store: Store, shard: ShardInfo) -> list[Finding]:
+def _verify_shard(
+    store: Store, shard: ShardInfo, columns: Sequence[Column] | None
+) -> list[Finding]:
+    """Compare a shard with its part; `columns` is what a shard of a column set holds."""
     if not shard.num_samples:
         return []
     try:
@@ -171,17 +170,21 @@ def _verify_shard(store: Store, shard: ShardInfo) -> list[Finding]:
         ]
     if len(content) != shard.num_bytes or sha256(content) != shard.sha256:
         return [Finding("damaged", shard.name, _locate_damage(content, shard))]
+    told, file = shard.samples.rows(), io.BytesIO(content)
     try:
-        found = list(index_tar(io.BytesIO(content), shard.name))
+        if columns is None:
+            found = list(index_tar(file, shard.name))
+        else:
+            found = index_columns(file, shard.name, told, columns)
     except CorruptSampleError as error:
         return [Finding("damaged", shard.name, f"it was written wrongly: {error}")]
-    if found != shard.samples.rows():
+    if found != told:
         return [
             Finding(
                 "damaged",
                 part_name(shard.name),
                 f"what it says of {shard.name} is not what the tar holds: "
-                f"{_first_difference(found, shard.samples.rows())}; {MEND_MANIFEST}",
+                f"{_first_difference(found, told)}; {MEND_MANIFEST}",
             )
         ]
     return []
@@ -208,72 +211,3 @@ def _first_difference(found: list[SampleRow], told: list[SampleRow]) -> str:
         return f"{len(found)} samples, not {len(told)}"
     row, other = next((a, b) for a, b in zip(found, told, strict=True) if a != b)
     return f"sample {row.key} ({row.source_id!r}), not {other.key} ({other.source_id!r})"
-
-
-def stats(url: str | Path) -> SetStats:
-    """Count what a set holds; the shards are not opened.
-
-    Raises:
-        ManifestError: the set is not whole.
-        StoreError: there is no such set.
-    """
-    manifest = load_manifest(url)
-    columns = manifest.samples
-    member_bytes: Counter[str] = Counter()
-    for code, name in enumerate(columns.member_names):
-        kind = "view*.jpg" if name.startswith("view") else name
-        member_bytes[kind] += int(columns.length[columns.name_code == code].sum())
-    return SetStats(
-        url=manifest.url,
-        digest=manifest.digest,
-        num_shards=len(manifest.shards),
-        num_samples=manifest.num_samples,
-        num_bytes=manifest.num_bytes,
-        points=(int(columns.num_points.min()), int(columns.num_points.max())),
-        views=(int(columns.num_views.min()), int(columns.num_views.max())),
-        member_bytes=dict(sorted(member_bytes.items())),
-        labels=dict(sorted(Counter(manifest.labels).items())),
-        rejects=dict(sorted(Counter(reject.reason for reject in manifest.rejects).items())),
-    )
-
-
-def inspect(url: str | Path, key: str | None = None) -> str:
-    """Describe a set's shards, or one sample and where it lies, as lines of text.
-
-    Args:
-        url: of the set.
-        key: key or source id of a sample; None for the set.
-
-    Raises:
-        NotFoundInStoreError: the set holds no such sample.
-        ShardError: the set is not whole, or the sample is damaged.
-    """
-    manifest = load_manifest(url)
-    if key is None:
-        lines = [
-            f"{shard.name}  {shard.num_samples} samples  {shard.num_bytes} bytes  {shard.sha256}"
-            for shard in manifest.shards
-        ]
-        return "\n".join([*lines, f"{manifest.num_samples} samples, digest {manifest.digest}"])
-    names = manifest.keys if key in manifest.keys else manifest.source_ids
-    if key not in names:
-        raise NotFoundInStoreError(
-            f"{key}: {manifest.url} has no sample of this key or source id; "
-            "`python -m shards stats` tells what it has"
-        )
-    index = names.index(key)
-    row = manifest.row(index)
-    sample = ShardReader(manifest).read(Request(index, tuple(range(row.num_views))))
-    assert sample is not None  # the reader raises on damage
-    spans = [
-        f"  {span.name:<15} {span.length:>9} bytes from {span.offset:>11}  crc32 {span.crc32:08x}"
-        for span in row.members
-    ]
-    return "\n".join(
-        [
-            f"sample {index}, key {row.key}, in {manifest.shard_of(index).name}",
-            *(f"  {name} = {json.dumps(value)}" for name, value in asdict(sample.meta).items()),
-            f"  {row.num_points} points, {row.num_views} views, all checksums right",
-            *spans,
-        ]
-    )

@@ -10,7 +10,7 @@ import io
 import re
 import tarfile
 import zlib
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from itertools import groupby
 from pathlib import Path
@@ -21,6 +21,9 @@ from shards.errors import MEND_SHARD, CodecError, CorruptSampleError
 from shards.local import explained_disk
 from shards.schema import Sample, SchemaError
 from shards.store import Store, put_once, sha256
+
+# A key, and the bytes of its members by their names, sorted.
+TarSample = tuple[str, Mapping[str, bytes]]
 
 _SHARD_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\.tar")
 
@@ -43,11 +46,27 @@ def write_shard(store: Store, name: str, samples: Iterable[Sample]) -> ShardInfo
         SchemaError: a sample breaks the schema, two have the same key, or there is none.
         StoreError: the store refused, or holds other content under this name.
     """
+    return write_tar(store, name, _encoded(samples), lambda file: list(index_tar(file, name)))
+
+
+def write_tar(
+    store: Store,
+    name: str,
+    samples: Iterable[TarSample],
+    index: Callable[[io.BufferedReader], Sequence[SampleRow]],
+) -> ShardInfo:
+    """Write encoded samples to a new shard, read it back with `index`, and publish it.
+
+    Raises:
+        SchemaError: the name is no shard's.
+        StoreError: the store refused, or holds other content under this name.
+        Exception: what `samples` or `index` raises; then nothing is published.
+    """
     check_shard_name(name)
     with store.scratch() as path:
-        _write_tar(path, samples)
+        _write_file(path, samples)
         with explained_disk("read", path), path.open("rb") as file:
-            columns = columns_of(list(index_tar(file, name)))
+            columns = columns_of(index(file))
             num_bytes = path.stat().st_size
         digest = put_once(store, name, path)
     return ShardInfo(name=name, num_bytes=num_bytes, sha256=digest, samples=columns)
@@ -78,11 +97,11 @@ def check_shard_name(name: str) -> None:
         )
 
 
-def _write_tar(path: Path, samples: Iterable[Sample]) -> None:
+def _write_file(path: Path, samples: Iterable[TarSample]) -> None:
     with _opened_to_write(path) as file:
         tar = tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT)  # noqa: SIM115
         # The samples come from outside: an OSError of theirs is not the disk's.
-        for key, members in _encoded(samples):
+        for key, members in samples:
             with explained_disk("write", path):
                 for member, content in members.items():
                     tar.addfile(_header(f"{key}.{member}", content), io.BytesIO(content))
@@ -103,7 +122,7 @@ def _opened_to_write(path: Path) -> Generator[io.BufferedWriter]:
             file.close()
 
 
-def _encoded(samples: Iterable[Sample]) -> Iterator[tuple[str, dict[str, bytes]]]:
+def _encoded(samples: Iterable[Sample]) -> Iterator[TarSample]:
     """Give the key and the members of each sample; at least one, and none twice."""
     keys: set[str] = set()
     for sample in samples:
@@ -137,7 +156,7 @@ def index_tar(file: io.BufferedIOBase, name: str) -> Iterator[SampleRow]:
     """
     keys: set[str] = set()
     try:
-        for key, group in groupby(_contents(file), key=lambda found: found[0].partition(".")[0]):
+        for key, group in groupby(read_tar(file), key=lambda found: found[0].partition(".")[0]):
             if key in keys:
                 raise SchemaError("its members do not lie together")
             keys.add(key)
@@ -148,8 +167,13 @@ def index_tar(file: io.BufferedIOBase, name: str) -> Iterator[SampleRow]:
         ) from error
 
 
-def _contents(file: io.BufferedIOBase) -> Iterator[tuple[str, int, bytes]]:
-    """Name, offset and content of each file in a tar."""
+def read_tar(file: io.BufferedIOBase) -> Iterator[tuple[str, int, bytes]]:
+    """Give name, offset and content of each file in a tar.
+
+    Raises:
+        SchemaError: it holds something else than plain files.
+        tarfile.TarError, EOFError: it is broken.
+    """
     with tarfile.open(fileobj=file, mode="r:") as tar:
         for header in tar:
             reader = tar.extractfile(header) if header.isreg() else None

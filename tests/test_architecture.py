@@ -39,6 +39,7 @@ MAY_IMPORT = {
         "shards",
     },
     "evaluate": {"batch", "data", "encoders", "model", "ops", "publish", "shards", "train"},
+    "weights": {"batch", "encoders", "heads", "model", "ops", "publish"},
     "report": {"batch", "data", "evaluate", "geometry", "publish", "shards", "train"},
 }
 ONLY_IN_CLUSTER = {"ray", "hydra", "omegaconf"}

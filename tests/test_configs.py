@@ -10,6 +10,8 @@ from omegaconf import OmegaConf
 import configs
 from cluster.app import _COMMANDS, main
 from cluster.compose import ConfigError, compose_config, flatten, load_job
+from picpoint.encoders.dgcnn import DgcnnConfig
+from picpoint.encoders.pointnext import POINTNEXT_B, POINTNEXT_L, POINTNEXT_S, POINTNEXT_XL
 
 ROOT = Path(configs.__file__).parent
 # What a user must say, because no default can be right.
@@ -99,6 +101,48 @@ def test_overrides_reach_the_job() -> None:
     )
     assert job.data.views == 12
     assert job.optim.lr == 3e-4
+
+
+@pytest.mark.parametrize(
+    "name", ["dgcnn", "pointnext_s", "pointnext_b", "pointnext_l", "pointnext_xl"]
+)
+def test_yaml_states_every_field_of_a_point_encoder(name: str) -> None:
+    config = compose_config("pretrain", [*REQUIRED["pretrain"], f"point_encoder={name}"])
+    encoder = load_job(job_class("pretrain"), config).point_encoder
+    assert set(dataclasses.asdict(encoder)) == set(OmegaConf.to_container(config.point_encoder))
+
+
+@pytest.mark.parametrize(
+    ("name", "published"),
+    [
+        ("dgcnn", DgcnnConfig()),
+        ("pointnext_s", POINTNEXT_S),
+        ("pointnext_b", POINTNEXT_B),
+        ("pointnext_l", POINTNEXT_L),
+        ("pointnext_xl", POINTNEXT_XL),
+    ],
+)
+def test_point_encoders_of_the_yaml_are_the_published_ones(name: str, published: object) -> None:
+    config = compose_config("pretrain", [*REQUIRED["pretrain"], f"point_encoder={name}"])
+    assert load_job(job_class("pretrain"), config).point_encoder == published
+
+
+def test_keys_of_the_chosen_point_encoder_can_be_set() -> None:
+    overrides = [*REQUIRED["pretrain"], "point_encoder=pointnext_s", "point_encoder.width=64"]
+    job = load_job(job_class("pretrain"), compose_config("pretrain", overrides))
+    assert job.point_encoder == dataclasses.replace(POINTNEXT_S, width=64)
+    with pytest.raises(ConfigError, match=r"did you mean 'point_encoder\.width'"):
+        compose_config("pretrain", [*overrides, "point_encoder.widths=[8]"])
+    with pytest.raises(ConfigError, match="local_stage=9"):
+        load_job(
+            job_class("pretrain"),
+            compose_config("pretrain", [*overrides, "point_encoder.local_stage=9"]),
+        )
+    with pytest.raises(ConfigError, match=r"point_encoder\.width='wide'"):
+        load_job(
+            job_class("pretrain"),
+            compose_config("pretrain", [*overrides, "point_encoder.width=wide"]),
+        )
 
 
 def test_rigs_need_no_quotes() -> None:

@@ -6,6 +6,7 @@ import torch
 from picpoint.batch import ImageFeatures, PairBatch
 from picpoint.encoders.dgcnn import DgcnnConfig
 from picpoint.encoders.image import ImageEncoder, ImageEncoderConfig
+from picpoint.encoders.pointnext import POINTNEXT_S, PointNextConfig
 from picpoint.heads.projection import ProjectionConfig
 from picpoint.losses.info_nce import LossConfig, pretraining_loss
 from picpoint.model import (
@@ -23,10 +24,16 @@ TINY = ModelConfig(
     heads=ProjectionConfig(latent_width=8, hidden_width=10, pose_width=4),
     ghost_batch=2,
 )
+TINY_POINTNEXT = dataclasses.replace(
+    TINY,
+    point_encoder=PointNextConfig(
+        width=4, strides=(2, 2), blocks=(0, 0), radius=0.8, num_neighbours=4, local_stage=1
+    ),
+)
 LOCAL_WIDTH, POOLED_WIDTH = 7, 9
 
 
-def make_batch(seed=0):
+def make_batch(seed=0, num_local=N):
     generator = torch.Generator().manual_seed(seed)
     points = torch.randn(B, N, 3, generator=generator)
     mask = torch.rand(B, V, K, generator=generator) < 0.7
@@ -39,7 +46,7 @@ def make_batch(seed=0):
         ),
         view_matrices=torch.randn(B, V, 4, 4, generator=generator),
         projection_matrices=torch.randn(B, V, 4, 4, generator=generator),
-        point_index=torch.rand(B, V, N, generator=generator).argsort(dim=-1)[..., :K],
+        point_index=torch.rand(B, V, num_local, generator=generator).argsort(dim=-1)[..., :K],
         pixels=torch.rand(B, V, K, 2, generator=generator) * SIZE_PX,
         correspondence_mask=mask,
         valid=torch.tensor([True, True, True, False]),
@@ -106,8 +113,10 @@ def test_gathered_points_are_those_of_the_index():
         assert gathered[b, v, k].equal(local[b, index[b, v, k]])
 
 
-def test_what_is_masked_never_matters():
-    model, image, batch = make_model(), make_features(), make_batch()
+@pytest.mark.parametrize("config", [TINY, TINY_POINTNEXT], ids=["dgcnn", "pointnext"])
+def test_what_is_masked_never_matters(config):
+    model, image = make_model(config), make_features()
+    batch = make_batch(num_local=model.point_encoder.num_local(N))
     counted = batch.correspondence_mask & batch.valid[:, None, None]
     noise = torch.Generator().manual_seed(9)
     dirty = dataclasses.replace(
@@ -175,8 +184,16 @@ def test_shapes_and_pictures_are_embedded_for_retrieval_as_in_training():
     assert model.encode_pooled(batch.points).shape == (B, model.point_encoder.pooled_width)
 
 
-def test_training_on_one_batch_finds_the_partners():
-    model, batch, image = make_model(), make_batch(), make_features()
+def test_an_encoder_that_sorts_points_anew_is_not_pre_trained():
+    sorting = dataclasses.replace(POINTNEXT_S, sampling="farthest")
+    with pytest.raises(ValueError, match="use sampling=stored"):
+        make_model(dataclasses.replace(TINY, point_encoder=sorting))
+
+
+@pytest.mark.parametrize("config", [TINY, TINY_POINTNEXT], ids=["dgcnn", "pointnext"])
+def test_training_on_one_batch_finds_the_partners(config):
+    model, image = make_model(config), make_features()
+    batch = make_batch(num_local=model.point_encoder.num_local(N))
     optimiser = torch.optim.Adam(model.parameters(), lr=1e-2)
     for _ in range(60):
         optimiser.zero_grad()

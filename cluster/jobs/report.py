@@ -111,7 +111,8 @@ def _contact_sheet(
 
 
 def _thumbnails(reader: ShardReader, keys: Sequence[str]) -> dict[str, UInt8[np.ndarray, "S S 3"]]:
-    row_of = {key: row for row, key in enumerate(reader.manifest.keys)}
+    (stored,) = reader.manifest.read_texts("key")
+    row_of = {key: row for row, key in enumerate(stored)}
     # The camera that looks most nearly from the front right, a little from above.
     view = int(np.argmax(stored_views(reader).cameras.positions @ np.array([1.0, 1.0, 2.0])))
     pictures = {}

@@ -5,8 +5,11 @@ a batch does not depend on the rank, the machine or the moment that builds it.
 """
 
 import logging
+from collections import deque
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import Literal
 
 import numpy as np
@@ -23,9 +26,16 @@ from picpoint.data.augment import (
     random_motion,
 )
 from picpoint.data.split import HoldoutConfig
-from picpoint.data.views import ALL_RIGS, NotStoredError, choose_views, stored_views
+from picpoint.data.views import (
+    ALL_RIGS,
+    NotStoredError,
+    check_rigs,
+    choose_views,
+    stored_views,
+)
 from picpoint.geometry.cameras import world_to_pixel
 from picpoint.ops.farthest import farthest_order
+from shards.cache import CacheConfig
 from shards.codec import decode_picture
 from shards.errors import CorruptSampleError
 from shards.plan import ReadPlan
@@ -33,6 +43,9 @@ from shards.reader import Request, ShardReader
 from shards.schema import Sample
 
 logger = logging.getLogger(__name__)
+
+# Samples under way while a batch is built; over a network, several at once.
+READ_AHEAD_SAMPLES = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +66,9 @@ class DataConfig:
         augment: random motion of the clouds.
         on_corrupt: `fail` stops at a corrupt sample; `skip_and_count` leaves its slot masked.
         read_ahead: batches built ahead of the training step.
+        cache_dir: local folder that keeps what was fetched from a bucket, shared by the processes
+            of a machine; "" for none.
+        cache_gb: how much it keeps, in 1e9 bytes.
     """
 
     shards: str
@@ -66,11 +82,15 @@ class DataConfig:
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     on_corrupt: Literal["fail", "skip_and_count"] = "fail"
     read_ahead: int = 2
+    cache_dir: str = ""
+    cache_gb: float = 100.0
 
     def __post_init__(self) -> None:
         for name in ("num_points", "correspondences", "views_per_step", "read_ahead"):
             if getattr(self, name) < 1:
                 raise ValueError(f"data.{name}={getattr(self, name)}: must be at least 1")
+        if self.cache_gb <= 0:
+            raise ValueError(f"data.cache_gb={self.cache_gb}: must be more than 0")
         if self.views < 0:
             raise ValueError(f"data.views={self.views}: must be 0 or more; 0 for all")
         if 0 < self.views < self.views_per_step:
@@ -78,6 +98,21 @@ class DataConfig:
                 f"data.views_per_step={self.views_per_step}: only data.views={self.views} are "
                 "used; lower the one or raise the other"
             )
+
+    @property
+    def cache(self) -> CacheConfig | None:
+        """Where the reader keeps what it fetches."""
+        return CacheConfig(self.cache_dir, self.cache_gb) if self.cache_dir else None
+
+
+@dataclass(frozen=True, slots=True)
+class _Slot:
+    """What is to be read for one slot of a batch, and the dice for all else about it."""
+
+    sample_index: int
+    views: Int64[np.ndarray, " V"]
+    generator: np.random.Generator
+    is_valid: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +152,8 @@ def training_batches(
 
     Raises:
         ShardError: a sample is corrupt and `config.on_corrupt` is `fail`.
-        NotStoredError: more views or points, or another rig, are asked for than are stored.
+        NotStoredError: more views or points, or another rig, are asked for than are stored, or
+            shapes were rendered with other rigs than the first.
     """
     stored = stored_views(reader)
     usable_views = choose_views(stored, config.rig, config.views)
@@ -127,26 +163,49 @@ def training_batches(
             f"rendered of data.rig={config.rig}; ask for at most {len(usable_views)}, or render a "
             "larger rig"
         )
-    num_told = 0
+    asked: deque[_Slot] = deque()
+
+    def requests() -> Iterator[Request]:
+        for slot in _slots(selection, plan, rank_slots, usable_views, config, samples_seen):
+            asked.append(slot)
+            yield Request(slot.sample_index, tuple(slot.views.tolist()))
+
+    num_told, num_slots = 0, rank_slots.stop - rank_slots.start
+    with closing(reader.stream(requests(), READ_AHEAD_SAMPLES)) as samples:
+        while True:
+            pairs = []
+            for sample in islice(samples, num_slots):
+                slot = asked.popleft()
+                if sample is None or not slot.is_valid:
+                    pairs.append(_masked_pair(config, stored.cameras.size_px))
+                else:
+                    check_rigs(sample, stored)
+                    pairs.append(_pair(sample, slot.views, config, num_local, slot.generator))
+            for skipped in reader.corrupt[num_told:]:
+                logger.warning(
+                    "skipped sample %s in %s: %s", skipped.key, skipped.shard, skipped.detail
+                )
+            num_told = len(reader.corrupt)
+            yield _collate(pairs)
+
+
+def _slots(
+    selection: Int64[np.ndarray, " n"],
+    plan: ReadPlan,
+    rank_slots: slice,
+    usable_views: Int64[np.ndarray, " V"],
+    config: DataConfig,
+    samples_seen: int,
+) -> Iterator[_Slot]:
+    """Tell what a rank reads, slot after slot, for ever."""
     while True:
-        slots = plan.batch_at(samples_seen)
-        pairs = []
-        for place in slots.sample_index[rank_slots].tolist():
+        batch = plan.batch_at(samples_seen)
+        for place in batch.sample_index[rank_slots].tolist():
             sample_index = int(selection[place])  # of a padded slot: any, it is masked
-            generator = np.random.default_rng([plan.seed, slots.epoch, sample_index])
+            generator = np.random.default_rng([plan.seed, batch.epoch, sample_index])
             views = generator.choice(usable_views, config.views_per_step, replace=False)
-            sample = reader.read(Request(sample_index, tuple(views.tolist())))
-            if sample is None or place < 0:
-                pairs.append(_masked_pair(config, stored.cameras.size_px))
-            else:
-                pairs.append(_pair(sample, views, config, num_local, generator))
-        for skipped in reader.corrupt[num_told:]:
-            logger.warning(
-                "skipped sample %s in %s: %s", skipped.key, skipped.shard, skipped.detail
-            )
-        num_told = len(reader.corrupt)
-        yield _collate(pairs)
-        samples_seen += slots.num_samples
+            yield _Slot(sample_index, views, generator, place >= 0)
+        samples_seen += batch.num_samples
 
 
 def evaluation_batches(
@@ -158,23 +217,26 @@ def evaluation_batches(
     views: Sequence[int],
 ) -> Iterator[PairBatch]:
     """Read shapes once, in the order given, unmoved, each with the same views."""
+    stored = stored_views(reader)
     config = replace(config, point_subset="prefix", augment=UNMOVED)
     chosen = np.array(views, dtype=np.int64)
-    for start in range(0, len(selection), batch_size):
-        pairs = []
-        for sample_index in selection[start : start + batch_size].tolist():
-            sample = _read_whole(reader, Request(sample_index, tuple(views)))
-            generator = np.random.default_rng([0, 0, sample_index])
-            pairs.append(_pair(sample, chosen, config, num_local, generator))
-        yield _collate(pairs)
+    requests = (Request(index, tuple(views)) for index in selection.tolist())
+    with closing(reader.stream(requests, READ_AHEAD_SAMPLES)) as samples:
+        for start in range(0, len(selection), batch_size):
+            pairs = []
+            for sample_index in selection[start : start + batch_size].tolist():
+                sample = _whole(next(samples), reader, sample_index)
+                check_rigs(sample, stored)
+                generator = np.random.default_rng([0, 0, sample_index])
+                pairs.append(_pair(sample, chosen, config, num_local, generator))
+            yield _collate(pairs)
 
 
-def _read_whole(reader: ShardReader, request: Request) -> Sample:
-    """Read a sample that nothing can do without."""
-    sample = reader.read(request)
+def _whole(sample: Sample | None, reader: ShardReader, sample_index: int) -> Sample:
+    """Refuse to do without a sample."""
     if sample is None:
         raise CorruptSampleError(
-            f"sample {reader.manifest.row(request.sample_index).key}: damaged, and every shape is "
+            f"sample {reader.manifest.row(sample_index).key}: damaged, and every shape is "
             f"needed here; run `picpoint shards verify {reader.manifest.url}`"
         )
     return sample

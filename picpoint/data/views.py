@@ -9,7 +9,7 @@ from picpoint.geometry.cameras import Cameras
 from picpoint.ops.farthest import farthest_order
 from shards.errors import CorruptSampleError
 from shards.reader import Request, ShardReader
-from shards.schema import RigViews
+from shards.schema import RigViews, Sample
 
 ALL_RIGS = "all"
 
@@ -36,14 +36,7 @@ def stored_views(reader: ShardReader) -> StoredViews:
 
     Raises:
         CorruptSampleError: no sample is readable, or the first is not and the reader is to fail.
-        NotStoredError: shapes have different numbers of views.
     """
-    counts = reader.manifest.samples.num_views
-    if (counts != counts[0]).any():
-        raise NotStoredError(
-            f"{reader.manifest.url}: shapes have {counts.min()} to {counts.max()} views, and a run "
-            "uses the same of each; render them into one set with the same rigs"
-        )
     for sample_index in range(reader.manifest.num_samples):
         sample = reader.read(Request(sample_index))
         if sample is not None:
@@ -53,6 +46,24 @@ def stored_views(reader: ShardReader) -> StoredViews:
         f"{reader.manifest.url}: none of its {reader.manifest.num_samples} samples is readable; "
         "render it again"
     )
+
+
+def check_rigs(sample: Sample, stored: StoredViews) -> None:
+    """Refuse a shape whose views are not those that the set was taken to be rendered from.
+
+    Raises:
+        NotStoredError: it has other rigs than the first.
+    """
+    if sample.meta.rigs != stored.rigs:
+        raise NotStoredError(
+            f"{sample.meta.source_id}: has the views of {_told(sample.meta.rigs)}, the first shape "
+            f"those of {_told(stored.rigs)}, and a run uses the same of each; render them into one "
+            "set with the same rigs"
+        )
+
+
+def _told(rigs: tuple[RigViews, ...]) -> str:
+    return " + ".join(f"{rig.name} ({rig.num_views})" for rig in rigs)
 
 
 def choose_views(stored: StoredViews, rig: str, count: int) -> Int64[np.ndarray, " V"]:

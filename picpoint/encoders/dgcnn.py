@@ -22,8 +22,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from picpoint.batch import PointFeatures
-from picpoint.ops.gather import EdgeReduction, reduce_edges
-from picpoint.ops.ghost_norm import GhostBatchNorm, Moments, moments_from_sums
+from picpoint.ops.balls import all_distinct
+from picpoint.ops.gather import reduce_edges
+from picpoint.ops.ghost_norm import GhostBatchNorm
 from picpoint.ops.neighbours import nearest_neighbours
 from picpoint.ops.normalise import scale_and_shift
 from picpoint.ops.pool import max_and_mean
@@ -125,34 +126,19 @@ class EdgeConv(nn.Module):
             valid: False for clouds that enter no statistic.
         """
         on_difference, on_own = self.linear.weight.chunk(2, dim=1)
-        weight = torch.cat([on_difference, on_own - on_difference])
         # near and own mostly cancel in an edge, so they stay float32 also under autocast.
         with torch.autocast(features.device.type, enabled=False):
-            near_own = functional.linear(_at_least_float32(features), weight)
+            wide = _at_least_float32(features)
+            near = functional.linear(wide, on_difference)
+            own = functional.linear(wide, on_own - on_difference)
         sign = torch.where(self.norm.weight < 0, -1.0, 1.0)
-        edges = reduce_edges(near_own, index, sign)
-        if self.training:
-            scale, shift = self.norm.affine(self._moments(edges, index, valid))
-        else:
-            scale, shift = (values[None] for values in self.norm.running_affine())
+        edges = reduce_edges(near, own, all_distinct(index), sign)
+        entries = index.shape[1] * index.shape[2]
+        sums = edges.sums
+        scale, shift = self.norm.affine_of_clouds(sums.total, sums.squares, entries, valid)
         ghosts = edges.extreme.view(len(scale), -1, edges.extreme.shape[-1])
         y = scale_and_shift(ghosts, scale.to(ghosts), shift.to(ghosts), _SLOPE)
         return y.view(edges.extreme.shape)
-
-    def _moments(
-        self, edges: EdgeReduction, index: Int64[Tensor, "B N k"], valid: Bool[Tensor, " B"] | None
-    ) -> Moments:
-        """Take mean and variance over all edges of each ghost's valid clouds."""
-        num_clouds, num_points, k = index.shape
-        per_ghost = (self.norm.num_ghosts(num_clouds), self.norm.ghost_batch)
-        weight = (
-            edges.total.new_ones(per_ghost) if valid is None else valid.view(per_ghost).double()
-        )
-        total, squares = (
-            torch.einsum("gs,gsc->gc", weight, sums.view(*per_ghost, -1))
-            for sums in (edges.total, edges.squares)
-        )
-        return moments_from_sums(total, squares, weight.sum(dim=1) * num_points * k)
 
 
 def _at_least_float32(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:

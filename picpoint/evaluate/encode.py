@@ -97,7 +97,7 @@ def encode_run(
         ShardError: a shape cannot be read.
     """
     image_encoder = ImageEncoder(run.image_encoder, device)
-    reader = ShardReader(run.data.shards, members=PAIRING)
+    reader = ShardReader(run.data.shards, members=PAIRING, cache=run.data.cache)
     plan, selection = plan_run(run, reader.manifest)
     checkpoint = _checkpoint_of(
         run.checkpoints_of(run_dir), run.epochs * plan.samples_per_epoch, config.unfinished
@@ -218,12 +218,13 @@ def _embed(
 
 
 def _describe(rows: _Rows, manifest: Manifest, held_out: Bool[np.ndarray, " n"]) -> EncodedShapes:
-    class_names = tuple(sorted(set(manifest.labels) - {""}))
-    labels = [class_names.index(label) if label else UNLABELLED for label in manifest.labels]
+    keys, labels = manifest.read_texts("key", "label")
+    class_names = tuple(sorted(set(labels) - {""}))
+    classes = [class_names.index(label) if label else UNLABELLED for label in labels]
     return EncodedShapes(
-        keys=tuple(manifest.keys),
+        keys=keys,
         class_names=class_names,
-        labels=np.array(labels, dtype=np.int64),
+        labels=np.array(classes, dtype=np.int64),
         features=rows.features.numpy(),
         shape_embeddings=rows.shape_embeddings.numpy(),
         picture_embeddings=rows.picture_embeddings.numpy(),

@@ -128,6 +128,34 @@ class GhostBatchNorm(nn.Module):
         self._set_aside(moments)
         return self._affine(moments.mean, moments.variance)
 
+    def affine_of_clouds(
+        self,
+        total: Float[Tensor, "B C"],
+        squares: Float[Tensor, "B C"],
+        entries: int,
+        valid: Bool[Tensor, " B"] | None,
+    ) -> tuple[Float[Tensor, "g C"], Float[Tensor, "g C"]]:
+        """Give the scale and shift of each ghost from what the entries of its clouds add up to.
+
+        In evaluation there is one ghost, and the running statistics.
+
+        Args:
+            total: sum of the entries of each cloud; float64.
+            squares: sum of their squares.
+            entries: how many there are in a cloud.
+            valid: False for clouds that enter no statistic.
+        """
+        if not self.training:
+            scale, shift = self.running_affine()
+            return scale[None], shift[None]
+        per_ghost = (self.num_ghosts(len(total)), self.ghost_batch)
+        weight = total.new_ones(per_ghost) if valid is None else valid.view(per_ghost).to(total)
+        total, squares = (
+            torch.einsum("gs,gsc->gc", weight, sums.view(*per_ghost, -1))
+            for sums in (total, squares)
+        )
+        return self.affine(moments_from_sums(total, squares, weight.sum(dim=1) * entries))
+
     def running_affine(self) -> tuple[Float[Tensor, " C"], Float[Tensor, " C"]]:
         """Give the scale and shift that normalise by the running statistics."""
         return self._affine(self.running_mean, self.running_var)

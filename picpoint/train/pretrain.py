@@ -125,7 +125,9 @@ def stop_wanted(run_dir: Path, rank: int) -> bool:
 def _open_run(config: PretrainConfig, run_dir: Path, device: torch.device, resume: str) -> Run:
     """Build a run, or find it as its newest checkpoint left it."""
     rank, ranks = this_rank(), num_ranks()
-    reader = ShardReader(config.data.shards, config.data.on_corrupt, PAIRING)
+    reader = ShardReader(
+        config.data.shards, config.data.on_corrupt, PAIRING, cache=config.data.cache
+    )
     plan, selection = plan_run(config, reader.manifest)
     image_encoder = ImageEncoder(config.image_encoder, device)
     precision = resolve_precision(config.precision, device)

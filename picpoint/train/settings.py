@@ -12,11 +12,10 @@ from jaxtyping import Int64
 
 from picpoint.data.pairs import DataConfig
 from picpoint.data.split import held_out
-from picpoint.encoders.dgcnn import DgcnnConfig
 from picpoint.encoders.image import ImageEncoder, ImageEncoderConfig
 from picpoint.heads.projection import ProjectionConfig
 from picpoint.losses.info_nce import LossConfig
-from picpoint.model import ModelConfig
+from picpoint.model import ModelConfig, PointEncoderConfig
 from picpoint.train.checkpoint import Retention
 from picpoint.train.precision import PrecisionName, ResolvedPrecision
 from picpoint.train.state import OptimConfig
@@ -30,6 +29,8 @@ JsonValue = str | int | float | bool | list[Any] | None
 _MOOT = (
     "data.shards",
     "data.read_ahead",
+    "data.cache_dir",
+    "data.cache_gb",
     "log_every",
     "checkpoint_every",
     "checkpoints",
@@ -67,7 +68,7 @@ class PretrainConfig:
     """
 
     data: DataConfig
-    point_encoder: DgcnnConfig
+    point_encoder: PointEncoderConfig
     image_encoder: ImageEncoderConfig
     heads: ProjectionConfig
     loss: LossConfig
@@ -146,8 +147,11 @@ def plan_run(
     Raises:
         PlanError: there are fewer samples than one global batch.
     """
-    mask = held_out(manifest.keys, manifest.labels, config.data.holdout)
-    selection = np.flatnonzero(~mask)
+    if config.data.holdout.num_folds == 0:  # then nobody needs to know the labels
+        selection = np.arange(manifest.num_samples)
+    else:
+        keys, labels = manifest.read_texts("key", "label")
+        selection = np.flatnonzero(~held_out(keys, labels, config.data.holdout))
     if len(selection) < config.global_batch:
         raise PlanError(
             f"global_batch={config.global_batch}: {config.data.shards} holds only "

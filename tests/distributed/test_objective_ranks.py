@@ -15,6 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from picpoint.batch import ImageFeatures, PairBatch
 from picpoint.encoders.dgcnn import DgcnnConfig
+from picpoint.encoders.pointnext import PointNextConfig
 from picpoint.heads.projection import ProjectionConfig
 from picpoint.losses.gather import ddp_loss, gather_rows, global_sum
 from picpoint.losses.info_nce import LossConfig, pretraining_loss
@@ -25,7 +26,7 @@ B, V, N, K, C, SIZE_PX = 8, 2, 32, 5, 6, 32
 GHOST = 2
 # Shapes of each rank; the three have 2, 1 and 1 ghost batches.
 SHARES = {1: (8,), 2: (4, 4), 3: (4, 2, 2)}
-SCENARIOS = ("uneven_visible", "empty_ranks", "invalid_shapes")
+SCENARIOS = ("uneven_visible", "empty_ranks", "invalid_shapes", "pointnext")
 LOSS = LossConfig(local_weight=0.7, temperature=0.2)
 
 
@@ -42,7 +43,7 @@ def make_global_batch(scenario: str) -> tuple[PairBatch, ImageFeatures]:
     match scenario:
         case "empty_ranks":
             mask[4:] = False
-        case "invalid_shapes":
+        case "invalid_shapes" | "pointnext":
             valid[[3, 6, 7]] = False
     batch = PairBatch(
         keys=tuple(map(str, range(B))),
@@ -62,10 +63,14 @@ def take_share(whole, rows: slice):
     return type(whole)(**{f.name: getattr(whole, f.name)[rows] for f in dataclasses.fields(whole)})
 
 
-def make_model() -> PretrainModel:
+def make_model(scenario: str) -> PretrainModel:
     torch.manual_seed(0)
+    dgcnn = DgcnnConfig(widths=(8, 8), pooled_width=8, num_neighbours=4)
+    pointnext = PointNextConfig(
+        width=4, strides=(1, 2), blocks=(1, 0), radius=1.0, num_neighbours=4, local_stage=1
+    )
     config = ModelConfig(
-        point_encoder=DgcnnConfig(widths=(8, 8), pooled_width=8, num_neighbours=4),
+        point_encoder=pointnext if scenario == "pointnext" else dgcnn,
         heads=ProjectionConfig(latent_width=8, hidden_width=8, pose_width=4),
         ghost_batch=GHOST,
     )
@@ -78,7 +83,7 @@ def run_scenario(scenario: str, rank: int, num_ranks: int) -> dict[str, torch.Te
     start = sum(shares[:rank])
     rows = slice(start, start + shares[rank])
     batch, image = (take_share(whole, rows) for whole in make_global_batch(scenario))
-    model = make_model()
+    model = make_model(scenario)
     wrapped = DistributedDataParallel(model, broadcast_buffers=False) if num_ranks > 1 else model
     terms = pretraining_loss(wrapped(batch, image), LOSS, shares)
     ddp_loss(terms.total).backward()

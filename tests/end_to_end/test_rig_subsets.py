@@ -12,7 +12,7 @@ import torch
 import picpoint.evaluate.encode as encode
 from picpoint.batch import PairBatch
 from picpoint.data.pairs import DataConfig, training_batches
-from picpoint.data.views import NotStoredError, stored_views
+from picpoint.data.views import NotStoredError
 from picpoint.encoders.dgcnn import DgcnnConfig
 from picpoint.encoders.image import ImageEncoder, ImageEncoderConfig
 from picpoint.evaluate.encode import EncodeConfig
@@ -140,8 +140,13 @@ def test_a_set_whose_shapes_have_other_views_than_each_other_is_refused(tmp_path
         for number, rig in enumerate(rigs)
     ]
     publish_manifest(store, [publish_part(store, info) for info in infos])
-    with pytest.raises(NotStoredError, match="shapes have 5 to 6 views"):
-        stored_views(ShardReader(tmp_path))
+    plan = ReadPlan("digest", 2, global_batch=2, seed=1, remainder="drop_last")
+    data = DataConfig(str(tmp_path), num_points=64, views=5)
+    stream = training_batches(
+        ShardReader(tmp_path), np.arange(2), plan, slice(0, 2), data, 64, samples_seen=0
+    )
+    with pytest.raises(NotStoredError, match=r"box/1: has the views of ring.*same rigs"):
+        next(stream)
 
 
 def test_an_evaluation_shows_the_pictures_of_the_run_s_rig(

@@ -137,7 +137,7 @@ def test_both_networks_are_encoded_with_statistics_of_the_pretraining_shapes(
 def test_the_two_networks_differ_and_tell_of_the_same_shapes(run, encoded) -> None:
     first, second = encoded.pretrained, encoded.random_init
     assert np.abs(first.features - second.features).max() > 0.1
-    assert first.keys == second.keys == tuple(ShardReader(run.data.shards).manifest.keys)
+    assert first.keys == second.keys == ShardReader(run.data.shards).manifest.read_texts("key")[0]
     np.testing.assert_array_equal(first.held_out, second.held_out)
     assert first.held_out.sum() == 4
 
@@ -171,18 +171,21 @@ def test_held_out_shapes_enter_no_statistic(run, run_dir, encoded, monkeypatch) 
 
 def test_every_shape_is_read_and_every_picture_described_once(run, run_dir, monkeypatch) -> None:
     asked, described = [], []
-    read, describe = ShardReader.read, ImageEncoder.forward
+    stream, describe = ShardReader.stream, ImageEncoder.forward
 
-    def watched(self, request):
-        if request.views:  # cameras are read without pictures
-            asked.append(request.sample_index)
-        return read(self, request)
+    def watched(self, requests, read_ahead):
+        def noted():
+            for request in requests:
+                asked.append(request.sample_index)
+                yield request
+
+        return stream(self, noted(), read_ahead)
 
     def counted(self, given):
         described.append(given.shape[0] * given.shape[1])
         return describe(self, given)
 
-    monkeypatch.setattr(ShardReader, "read", watched)
+    monkeypatch.setattr(ShardReader, "stream", watched)
     monkeypatch.setattr(ImageEncoder, "forward", counted)
     encode_run(run, run_dir, CONFIG, CPU)
     assert sorted(asked) == list(range(18))

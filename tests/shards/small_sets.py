@@ -78,3 +78,13 @@ def make_set(folder: Path, num_shards: int = 3, per_shard: int = 4) -> Manifest:
     at = min(1, num_shards - 1)
     infos[at] = replace(infos[at], rejects=(Reject("set/broken", "no_faces", "it has no faces"),))
     return publish_set(store, infos)
+
+
+def keys_of(manifest: Manifest) -> tuple[str, ...]:
+    """The key of every sample."""
+    return manifest.read_texts("key")[0]
+
+
+def shards_of(manifest: Manifest) -> list[ShardInfo]:
+    """All shards with their samples."""
+    return [manifest.parts[number] for number in range(len(manifest.shards))]

@@ -3,14 +3,16 @@ import json
 import pickle
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from small_sets import publish_set
+from small_sets import make_set, publish_set, shards_of
 
 import shards.manifest
-from shards.columns import empty_shard, join_columns
+from shards.columns import empty_shard
 from shards.errors import (
     AlreadyInStoreError,
     ManifestError,
@@ -26,6 +28,7 @@ from shards.manifest import (
     publish_part,
     shard_name,
 )
+from shards.parts import Parts
 from shards.schema import SchemaError, sample_key
 from shards.store import LocalStore, RemoteStore
 from shards.writer import index_shard, write_shard
@@ -34,9 +37,10 @@ from shards.writer import index_shard, write_shard
 def test_the_manifest_holds_every_sample_in_the_order_written(shard_set):
     ids = [f"set/shape-{number}" for number in range(12)]
     assert shard_set.num_samples == 12
-    assert list(shard_set.source_ids) == ids
-    assert list(shard_set.keys) == [sample_key(name) for name in ids]
-    assert list(shard_set.labels) == ["chair", "table"] * 6
+    source_ids, keys, labels = shard_set.read_texts("source_id", "key", "label")
+    assert list(source_ids) == ids
+    assert list(keys) == [sample_key(name) for name in ids]
+    assert list(labels) == ["chair", "table"] * 6
     assert shard_set.rejects == (Reject("set/broken", "no_faces", "it has no faces"),)
     assert [shard.num_samples for shard in shard_set.shards] == [4, 4, 4]
     assert [shard_set.shard_of(index).name for index in (0, 3, 4, 11)] == [
@@ -48,7 +52,7 @@ def test_rows_are_those_the_writer_told(shard_set):
     infos = [index_shard(LocalStore(Path(shard_set.url)), each.name) for each in shard_set.shards]
     told = [row for info in infos for row in info.samples.rows()]
     assert [shard_set.row(index) for index in range(12)] == told
-    assert [row for shard in shard_set.shards for row in shard.samples.rows()] == told
+    assert [row for shard in shards_of(shard_set) for row in shard.samples.rows()] == told
 
 
 @pytest.mark.parametrize("index", [-1, 12])
@@ -94,11 +98,11 @@ def test_a_set_in_object_storage_is_published_and_loaded(tmp_path, samples_of):
 
 def test_publishing_again_succeeds_and_publishing_another_set_does_not(shard_set):
     store = LocalStore(Path(shard_set.url))
-    assert publish_set(store, shard_set.shards).digest == shard_set.digest
+    assert publish_set(store, shards_of(shard_set)).digest == shard_set.digest
     with pytest.raises(AlreadyInStoreError):
-        publish_set(store, shard_set.shards[:2])
+        publish_set(store, shards_of(shard_set)[:2])
     with pytest.raises(AlreadyInStoreError):
-        publish_part(store, replace(shard_set.shards[1], rejects=()))
+        publish_part(store, replace(shards_of(shard_set)[1], rejects=()))
     assert load_manifest(shard_set.url).digest == shard_set.digest
 
 
@@ -138,15 +142,90 @@ def test_a_shard_is_finished_once_its_part_is_told(tmp_path, samples_of):
         load_part(store, "b.tar")
 
 
-def test_joined_columns_tell_of_every_sample_what_its_shard_did(tmp_path, samples_of):
+class _Watched:
+    """A store that notes what is read whole."""
+
+    def __init__(self, store):
+        self._store, self.read = store, []
+
+    def get(self, name):
+        self.read.append(name)
+        return self._store.get(name)
+
+    def __getattr__(self, name):
+        return getattr(self._store, name)
+
+
+def test_opening_a_set_reads_no_part_and_a_sample_that_of_its_shard_once(shard_set):
+    store = _Watched(LocalStore(Path(shard_set.url)))
+    manifest = load_manifest(store)
+    tables = ["manifest.json", "manifest/shards.parquet", "manifest/rejects.parquet"]
+    assert store.read == tables
+    for index in (5, 4, 5, 7):
+        assert manifest.row(index) == shard_set.row(index)
+    assert store.read == [*tables, part_name(shard_name(1))]
+
+
+def test_only_the_rows_used_last_stay_in_memory(shard_set):
+    store = _Watched(LocalStore(Path(shard_set.url)))
+    parts = Parts(store, shard_set.shards, max_samples=8)  # two shards of four
+    for number in (0, 1, 0, 2, 0, 1, 2):
+        assert parts[number].samples.rows() == shard_set.parts[number].samples.rows()
+    assert store.read == [part_name(shard_name(number)) for number in (0, 1, 2, 1, 2)]
+    one = Parts(store, shard_set.shards, max_samples=1)
+    assert one[1].name == one[1].name == shard_name(1)
+
+
+def test_threads_that_want_the_same_rows_wait_for_one_reading(shard_set):
+    started, go_on = threading.Event(), threading.Event()
+
+    class Slow(_Watched):
+        def get(self, name):
+            started.set()
+            assert go_on.wait(60)
+            return super().get(name)
+
+    store = Slow(LocalStore(Path(shard_set.url)))
+    parts = Parts(store, shard_set.shards)
+    with ThreadPoolExecutor(4) as threads:
+        waiting = [threads.submit(parts.__getitem__, 2) for _ in range(4)]
+        assert started.wait(60)
+        go_on.set()
+        assert {id(each.result()) for each in waiting} == {id(parts[2])}
+    assert store.read == [part_name(shard_name(2))]
+
+
+def test_a_damaged_part_is_refused_whenever_it_is_used(tmp_path):
+    manifest = make_set(tmp_path)
+    path = tmp_path / part_name(shard_name(1))
+    content = path.read_bytes()
+    path.write_bytes(content[:-9] + b"x" + content[-8:])
+    assert manifest.row(3).source_id == "set/shape-3"
+    for _ in range(2):
+        with pytest.raises(ManifestError, match=r"shard-000001\.parquet: SHA-256"):
+            manifest.row(4)
+    with pytest.raises(ManifestError, match=r"shard-000001\.parquet: SHA-256"):
+        manifest.read_texts("label")
+    path.write_bytes(content)
+    assert manifest.row(4).source_id == "set/shape-4"
+
+
+def test_a_part_that_tells_another_story_than_the_tables_is_refused(tmp_path, samples_of):
+    """Its hash is right: the writer of the tables took the numbers from elsewhere."""
     store = LocalStore(tmp_path)
-    parts = [
-        write_shard(store, f"{n}.tar", samples_of(range(3 * n, 3 * n + size))).samples
-        for n, size in enumerate((2, 3, 1))
-    ]
-    parts.insert(1, empty_shard("empty.tar", ()).samples)
-    joined = join_columns(parts)
-    assert joined.rows() == [row for part in parts for row in part.rows()]
+    entry = publish_part(store, write_shard(store, shard_name(0), samples_of(range(2))))
+    publish_manifest(store, [replace(entry, num_samples=3)])
+    with pytest.raises(ManifestError, match="says other things of shard-000000"):
+        load_manifest(store).row(0)
+
+
+def test_samples_that_lie_outside_their_shard_are_refused(tmp_path, samples_of):
+    store = LocalStore(tmp_path)
+    info = write_shard(store, shard_name(0), samples_of(range(2)))
+    info.samples.offset[-1] = info.num_bytes
+    manifest = publish_set(store, [info])
+    with pytest.raises(ManifestError, match="a member lies outside its shard"):
+        manifest.row(0)
 
 
 def test_a_missing_folder_is_told_apart_from_a_set_that_is_not_whole(tmp_path):
@@ -235,7 +314,7 @@ def num_threads():
 before = num_threads()
 manifest = load_manifest(sys.argv[1])
 copy = LocalStore(Path(sys.argv[2]))
-publish_manifest(copy, [publish_part(copy, shard) for shard in manifest.shards])
+publish_manifest(copy, [publish_part(copy, manifest.parts[n]) for n in range(3)])
 assert num_threads() == before, (before, num_threads())
 """
     subprocess.run([sys.executable, "-c", code, shard_set.url, tmp_path / "copy"], check=True)

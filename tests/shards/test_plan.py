@@ -1,10 +1,13 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmarks.shuffle import buffered_order, label_entropy, neighbour_spread
 from shards.errors import PlanError
-from shards.plan import ReadPlan, permute
+from shards.plan import CHUNK_SAMPLES, CHUNKS_PER_BLOCK, ReadPlan, permute
 
 DIGEST = "d" * 64
 FROZEN_ORDER = [2, 8, 4, 12, 9, 13, 7, 14, 10, 15]
@@ -24,6 +27,8 @@ def topologies(draw):
         global_batch=global_batch,
         seed=draw(st.integers(0, 2**40)),
         remainder=remainder,
+        chunk_samples=draw(st.integers(1, 9)),
+        chunks_per_block=draw(st.integers(1, 4)),
     )
     return plan, ghost_batch, draw(st.integers(1, num_ghosts))
 
@@ -99,7 +104,7 @@ def test_resuming_anywhere_gives_the_suffix(topology, stop_after):
         undisturbed.append((batch.epoch, batch.sample_index.tolist()))
         seen += batch.num_samples
     again, seen = [], position
-    resumed = ReadPlan(plan.digest, plan.num_samples, plan.global_batch, plan.seed, plan.remainder)
+    resumed = replace(plan)
     for _ in range(6):
         batch = resumed.batch_at(seen)
         again.append((batch.epoch, batch.sample_index.tolist()))
@@ -143,13 +148,44 @@ def test_the_order_is_frozen():
     assert plan.batch_at(0).sample_index.tolist() == FROZEN_ORDER
 
 
-@pytest.mark.parametrize("size", [8, 31, 100])
-def test_every_sample_is_equally_likely_at_every_position(size):
+@settings(max_examples=200)
+@given(topologies(), st.data())
+def test_world_sizes_that_change_in_mid_epoch_read_the_order_of_one_rank(topology, data):
+    """Ranks come and go at any batch, each with loader workers; nothing of the order moves."""
+    plan, ghost_batch, _ = topology
+    num_ghosts = plan.global_batch // ghost_batch
+    seen = first = data.draw(st.integers(0, 2 * plan.batches_per_epoch)) * plan.global_batch
+    epochs, left = divmod(first, plan.batches_per_epoch * plan.global_batch)
+    seen = epochs * plan.samples_per_epoch + left
+    alone, together = seen, []
+    for _ in range(data.draw(st.integers(1, 4))):
+        num_ranks = data.draw(st.integers(1, num_ghosts))
+        num_workers = data.draw(st.integers(1, 3))
+        shares = []
+        for rank in range(num_ranks):
+            batch = replace(plan).batch_at(seen)  # a process of its own
+            own = np.arange(plan.global_batch)[plan.rank_slice(ghost_batch, rank, num_ranks)]
+            read = np.empty(len(own), np.int64)
+            for worker in range(num_workers):
+                read[worker::num_workers] = batch.sample_index[own[worker::num_workers]]
+            shares.append(read)
+        together.append(np.concatenate(shares))
+        seen += int((together[-1] >= 0).sum())
+    for batch in together:
+        expected = plan.batch_at(alone)
+        assert np.array_equal(batch, expected.sample_index)
+        alone += expected.num_samples
+
+
+@pytest.mark.parametrize(
+    ("size", "chunks_per_block"), [(8, 64), (31, 64), (100, 64), (8, 1), (31, 2)]
+)
+def test_every_sample_is_equally_likely_at_every_position(size, chunks_per_block):
     num_epochs = 20 * size
     counts = np.zeros((size, size))
     positions = np.arange(size)
     for epoch in range(num_epochs):
-        plan = ReadPlan(DIGEST, size, size, 9, "drop_last")
+        plan = ReadPlan(DIGEST, size, size, 9, "drop_last", 4, chunks_per_block)
         counts[positions, plan.positions_to_samples(epoch, positions)] += 1
     chi_square = ((counts - num_epochs / size) ** 2).sum() / (num_epochs / size)
     freedom = (size - 1) ** 2
@@ -168,6 +204,35 @@ def test_neighbours_in_the_set_are_not_neighbours_in_the_order():
     expected = num_epochs * (size - 1) / (size - 1)
     chi_square = ((steps[1:] - expected) ** 2).sum() / expected
     assert abs(chi_square - (size - 2)) < 5 * np.sqrt(2 * (size - 2))
+
+
+def test_a_large_set_is_better_mixed_than_by_a_buffer_of_10_000_samples():
+    """Stored class by class, the worst case: 55 classes, shards of 1,500 samples."""
+    size = 132_000
+    plan = ReadPlan(DIGEST, size, 512, 0, "drop_last")
+    assert size >= 2 * plan.block_samples
+    ours = plan.positions_to_samples(0, np.arange(size))
+    buffered = buffered_order(size, per_shard=1500, buffer=10_000, seed=0)
+    labels = np.arange(size) * 55 // size
+    assert neighbour_spread(ours) > neighbour_spread(buffered)
+    for batch in (64, 512, 4096):
+        assert label_entropy(ours, labels, batch) > label_entropy(buffered, labels, batch)
+
+
+def test_a_set_of_less_than_two_blocks_is_mixed_like_a_uniform_permutation():
+    size = 2 * CHUNK_SAMPLES * CHUNKS_PER_BLOCK - 1
+    order = ReadPlan(DIGEST, size, 512, 0, "drop_last").positions_to_samples(0, np.arange(size))
+    # The spread of a uniform permutation has a standard deviation of 1 / sqrt(2 n) or so: 0.002.
+    assert neighbour_spread(order) == pytest.approx(1, abs=0.01)
+    assert label_entropy(order, np.arange(size) * 55 // size, 512) == pytest.approx(1, abs=2e-3)
+
+
+def test_a_block_of_a_large_set_is_read_from_few_chunks_of_it():
+    plan = ReadPlan(DIGEST, 10_000_000, 4096, 0, "drop_last")
+    for block in (0, 77, 150):  # the last, 151, is longer
+        positions = block * plan.block_samples + np.arange(plan.block_samples)
+        samples = np.sort(plan.positions_to_samples(2, positions))
+        assert (np.diff(samples) > 1).sum() <= CHUNKS_PER_BLOCK
 
 
 @given(st.integers(-5, 70))
@@ -194,5 +259,7 @@ def test_numbers_that_do_not_go_together_are_refused():
         ReadPlan(DIGEST, 11, 12, 0, "drop_last")
     with pytest.raises(PlanError, match="is the shard set empty"):
         ReadPlan(DIGEST, 0, 12, 0, "pad")
+    with pytest.raises(PlanError, match="blocks of 0 chunks of 1024"):
+        replace(plan, chunks_per_block=0)
     with pytest.raises(PlanError, match="0 to 99"):
         plan.positions_to_samples(0, np.array([100]))

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from small_sets import keys_of
 
 import shards.reader
 from shards.codec import encode_sample
@@ -29,6 +30,16 @@ def _flip(manifest, sample_index, member, byte=0):
     content = bytearray(path.read_bytes())
     content[span.offset + byte] ^= 1
     path.write_bytes(content)
+
+
+@pytest.fixture
+def remote_reader(shard_set, monkeypatch):
+    """Reads through the remote face: obstore's store of files, without a server."""
+    store = RemoteStore(f"file://{shard_set.url}")
+    monkeypatch.setattr(shards.reader, "open_store", lambda url: store)
+    reader = ShardReader(shard_set)
+    monkeypatch.undo()
+    return reader
 
 
 def _reader_threads():
@@ -100,7 +111,7 @@ def test_skip_and_count_counts_and_names_and_reads_all_the_rest(shard_set):
     samples = list(reader.stream(Request(index, (1,)) for index in range(12)))
     assert [index for index, sample in enumerate(samples) if sample is None] == [3, 9]
     assert [each.sample_index for each in reader.corrupt] == [3, 9]
-    assert [each.key for each in reader.corrupt] == [shard_set.keys[3], shard_set.keys[9]]
+    assert [each.key for each in reader.corrupt] == [keys_of(shard_set)[3], keys_of(shard_set)[9]]
     assert [each.shard for each in reader.corrupt] == [shard_name(0), shard_name(2)]
     assert POINTS in reader.corrupt[0].detail
     assert view_member(1) in reader.corrupt[1].detail
@@ -162,8 +173,14 @@ def test_an_empty_stream_ends(shard_set):
     assert list(ShardReader(shard_set).stream([])) == []
 
 
-def test_the_thread_ends_when_the_stream_is_exhausted_or_closed(shard_set):
-    reader = ShardReader(shard_set)
+def test_a_folder_is_read_without_a_thread(shard_set):
+    stream = ShardReader(shard_set).stream(Request(index) for index in range(12))
+    for _ in stream:
+        assert _reader_threads() == []
+
+
+def test_threads_end_when_the_stream_is_exhausted_or_closed(remote_reader):
+    reader = remote_reader
     list(reader.stream(Request(index) for index in range(12)))
     assert _reader_threads() == []
     with closing(reader.stream(Request(index % 12) for index in range(10_000))) as stream:
@@ -172,27 +189,50 @@ def test_the_thread_ends_when_the_stream_is_exhausted_or_closed(shard_set):
     assert _reader_threads() == []
 
 
-def test_an_error_is_raised_in_the_consumer_in_its_turn_and_the_thread_ends(shard_set):
+@pytest.mark.parametrize("where", ["folder", "bucket"])
+def test_an_error_is_raised_in_its_turn(shard_set, remote_reader, where):
     _flip(shard_set, 6, POINTS, 130)
-    stream = ShardReader(shard_set).stream(Request(index) for index in range(12))
-    keys = [next(stream).key for _ in range(6)]
-    assert keys == list(shard_set.keys[:6])
+    reader = ShardReader(shard_set) if where == "folder" else remote_reader
+    stream = reader.stream(Request(index) for index in range(12))
+    assert tuple(next(stream).key for _ in range(6)) == keys_of(shard_set)[:6]
     with pytest.raises(CorruptSampleError, match="sample 6"):
         next(stream)
     assert _reader_threads() == []
 
 
-def test_an_error_of_the_requests_ends_the_thread_too(shard_set):
+@pytest.mark.parametrize("where", ["folder", "bucket"])
+def test_a_shard_that_goes_missing_is_told_in_its_turn(shard_set, remote_reader, where):
+    (Path(shard_set.url) / shard_name(1)).unlink()
+    reader = ShardReader(shard_set) if where == "folder" else remote_reader
+    stream = reader.stream(Request(index) for index in range(12))
+    assert tuple(next(stream).key for _ in range(4)) == keys_of(shard_set)[:4]
+    with pytest.raises(NotFoundInStoreError, match="shard-000001"):
+        next(stream)
+
+
+def test_a_shard_that_was_mended_is_read_by_a_reader_that_saw_the_damage(shard_set):
+    reader, path = ShardReader(shard_set), Path(shard_set.url) / shard_name(1)
+    whole = path.read_bytes()
+    _flip(shard_set, 6, POINTS, 130)
+    with pytest.raises(CorruptSampleError):
+        reader.read(Request(6))
+    path.unlink()
+    path.write_bytes(whole)  # another file of the same name
+    assert reader.read(Request(6)) is not None
+
+
+def test_an_error_of_the_requests_ends_the_threads_too(shard_set, remote_reader):
     def requests():
         yield Request(0)
         raise RuntimeError("the plan failed")
 
-    with pytest.raises(RuntimeError, match="the plan failed"):
-        list(ShardReader(shard_set).stream(requests()))
-    assert _reader_threads() == []
+    for reader in (ShardReader(shard_set), remote_reader):
+        with pytest.raises(RuntimeError, match="the plan failed"):
+            list(reader.stream(requests()))
+        assert _reader_threads() == []
 
 
-def test_no_more_is_asked_for_than_read_ahead(shard_set):
+def test_no_more_is_asked_for_than_read_ahead(shard_set, remote_reader):
     asked: list[int] = []
 
     def requests():
@@ -200,9 +240,13 @@ def test_no_more_is_asked_for_than_read_ahead(shard_set):
             asked.append(index)
             yield Request(index)
 
-    with closing(ShardReader(shard_set).stream(requests(), read_ahead=3)) as stream:
-        next(stream)
-        assert len(asked) == 4  # three under way besides the one that was handed over
+    for reader in (ShardReader(shard_set), remote_reader):
+        for read_ahead in (1, 3, 8):
+            asked.clear()
+            stream = reader.stream(requests(), read_ahead)
+            for handed, _ in enumerate(stream, 1):
+                assert len(asked) <= handed + read_ahead
+            assert asked == list(range(12))
     with pytest.raises(ValueError, match="at least 1"):
         ShardReader(shard_set).stream([], read_ahead=0)
 
@@ -215,7 +259,7 @@ def test_a_reader_works_in_another_process(shard_set, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
     reader = pickle.loads(pickle.dumps(ShardReader(shard_set)))
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        assert pool.submit(_read_elsewhere, reader).result() == shard_set.keys[4]
+        assert pool.submit(_read_elsewhere, reader).result() == keys_of(shard_set)[4]
 
 
 def test_object_storage_is_read_by_several_threads_in_order(tmp_path, make_set_in, monkeypatch):
@@ -224,7 +268,7 @@ def test_object_storage_is_read_by_several_threads_in_order(tmp_path, make_set_i
     monkeypatch.setattr(shards.reader, "open_store", lambda url: RemoteStore(f"file://{url}"))
     reader = ShardReader(url, on_corrupt="skip_and_count")
     requests = [Request(index, (0, 2)) for index in range(12)] * 5
-    assert [each.key for each in reader.stream(requests)] == list(reader.manifest.keys) * 5
+    assert [each.key for each in reader.stream(requests)] == list(keys_of(reader.manifest)) * 5
     assert _reader_threads() == []
     path = tmp_path / shard_name(1)
     path.write_bytes(path.read_bytes()[:3000])

@@ -4,15 +4,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from small_sets import make_set, publish_set
+from small_sets import keys_of, make_set, publish_set
 
 from shards.__main__ import main
 from shards.columns import Reject, empty_shard
+from shards.describe import inspect, stats
 from shards.errors import MEND_MANIFEST, MEND_SHARD, ShardError
 from shards.manifest import load_manifest, part_name, shard_name
 from shards.reader import Request, ShardReader
 from shards.store import LocalStore
-from shards.verify import EXIT_DAMAGED, EXIT_MISSING, EXIT_WHOLE, inspect, stats, verify
+from shards.verify import EXIT_DAMAGED, EXIT_MISSING, EXIT_WHOLE, verify
 from shards.writer import write_shard
 
 
@@ -225,7 +226,7 @@ def test_stats_count_what_is_there(shard_set, capsys):
 
 def test_inspect_describes_the_set_and_a_sample_by_key_or_source_id(shard_set, capsys):
     assert len(inspect(shard_set.url).splitlines()) == 4
-    by_key = inspect(shard_set.url, shard_set.keys[5])
+    by_key = inspect(shard_set.url, keys_of(shard_set)[5])
     assert by_key == inspect(shard_set.url, "set/shape-5")
     assert f"source_id = {json.dumps('set/shape-5')}" in by_key
     assert "view02.jpg" in by_key

@@ -91,17 +91,20 @@ def test_a_finished_run_resumes_to_nothing(train) -> None:
 def test_held_out_shapes_are_never_read(train, monkeypatch, tiny_config) -> None:
     """Watch the real reader: which samples does it hand out?"""
     asked: set[int] = set()
-    read = ShardReader.read
+    stream = ShardReader.stream
 
-    def watched(self, request):
-        if request.views:  # cameras are read from sample 0, without pictures
-            asked.add(request.sample_index)
-        return read(self, request)
+    def watched(self, requests, read_ahead):
+        def noted():
+            for request in requests:
+                asked.add(request.sample_index)
+                yield request
 
-    monkeypatch.setattr(ShardReader, "read", watched)
+        return stream(self, noted(), read_ahead)
+
+    monkeypatch.setattr(ShardReader, "stream", watched)
     train(epochs=6)
     manifest = ShardReader(tiny_config.data.shards).manifest
-    mask = held_out(manifest.keys, manifest.labels, tiny_config.data.holdout)
+    mask = held_out(*manifest.read_texts("key", "label"), tiny_config.data.holdout)
     assert asked == {i for i in range(len(mask)) if not mask[i]}
 
 
@@ -163,7 +166,7 @@ def test_skipped_samples_are_reported(train, tiny_config, tmp_path, damage_sampl
 
 def first_trained(config: PretrainConfig) -> int:
     manifest = ShardReader(config.data.shards).manifest
-    return int((~held_out(manifest.keys, manifest.labels, config.data.holdout)).argmax())
+    return int((~held_out(*manifest.read_texts("key", "label"), config.data.holdout)).argmax())
 
 
 def test_a_checkpoint_of_another_network_is_refused_in_one_line(train, monkeypatch) -> None:

@@ -1,0 +1,1 @@
+"""Weights that leave picpoint or come into it."""
