@@ -1,5 +1,6 @@
 """How do the ranks of a run live on one machine? One process each, watched, and begun again.
 
+They are forked off a server that has loaded everything, so that beginning again takes no seconds.
 A rank that is killed, or that stops beating (a stopped process, a machine that thrashes), takes the
 others with it: they wait for it in a collective. All are then ended, and a new set goes on from the
 newest checkpoint. What is wrong with the settings or the data is not tried again.
@@ -30,7 +31,7 @@ from picpoint.render.children import end_with_parent
 # How often a rank shows that it lives, and for how long it may fail to.
 BEAT_S = 1.0
 SILENCE_S = 30.0
-# Loading torch takes some 10 s of processor time, on a busy machine many times that.
+# The first rank waits for torch to load: 10 s of processor time, on a busy machine many times that.
 _START_S = 300.0
 # When one rank has failed, the others fail soon; which of them is the cause shows only then.
 _GRACE_S = 5.0
@@ -135,14 +136,20 @@ class _Rank:
     """A rank's process, its last word and its pulse."""
 
     def __init__(self, work: RankWork, place: _Place) -> None:
-        context = get_context("spawn")
+        context = get_context("forkserver")
+        context.set_forkserver_preload(["cluster.runtime"])
         self.number = place.rank
         self._told, theirs = context.Pipe(duplex=False)
         self._started_s = time.monotonic()
         self._pulse: Synchronized[float] = context.Value(ctypes.c_double, 0.0)
         self._failure: BaseException | None = None
         self.process = context.Process(target=_live, args=(work, place, theirs, self._pulse))
-        self.process.start()
+        # Ctrl-C is the parent's business, also while the server loads.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            self.process.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         theirs.close()
 
     def failure(self) -> BaseException | None:

@@ -12,8 +12,9 @@ from pathlib import Path
 from types import FrameType
 
 from cluster.progress import ProgressLine
-from cluster.record import keep_or_start
+from cluster.record import keep_or_start, plain
 from cluster.runtime import RuntimeConfig, run_on_local_processes, run_on_ray
+from cluster.trackers import TrackerName, Trackers
 from picpoint.train.checkpoint import CheckpointError, newest_checkpoint
 from picpoint.train.log import LOG_FILE
 from picpoint.train.pretrain import STOP_FILE
@@ -31,11 +32,13 @@ class PretrainJob(PretrainConfig):
             one; `never` (or false) refuses to; a path or URL of a checkpoint or of a folder of them
             is where a run that has none of its own begins.
         runtime: processes or a Ray cluster.
+        trackers: where figures go besides the run's log: tensorboard, mlflow, wandb.
     """
 
     out: str
     resume: str | bool = "auto"
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
+    trackers: tuple[TrackerName, ...] = ()
 
     @property
     def resume_from(self) -> str:
@@ -78,7 +81,9 @@ def run(job: PretrainJob) -> None:
     """
     out = Path(job.out)
     plan, _ = plan_run(job, load_manifest(job.data.shards))
-    stage = keep_or_start(job.out, "pretrain", job, plan.digest, moot=("out", "resume", "runtime"))
+    stage = keep_or_start(
+        job.out, "pretrain", job, plan.digest, moot=("out", "resume", "runtime", "trackers")
+    )
     if stage.kept:
         return
     _refuse_earlier_checkpoints(job)
@@ -90,14 +95,17 @@ def run(job: PretrainJob) -> None:
         concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="runtime") as thread,
         _stop_on_interrupt(out / STOP_FILE),
         ProgressLine("pretrain") as progress,
+        Trackers(job.trackers, out, plain(job), _last_step(out / LOG_FILE)) as trackers,
     ):
         # In a thread of its own, because Ray Train would answer Ctrl-C by killing its workers.
         running = thread.submit(run_workers, job)
         log = _follow(out / LOG_FILE)
-        while not running.done():
-            concurrent.futures.wait([running], timeout=0.2)
+        is_done = False
+        while not is_done:
+            is_done = not concurrent.futures.wait([running], timeout=0.2).not_done
             for line in next(log):
                 progress.show(_summary(line))
+                trackers.log(json.loads(line))
         running.result()
     if (out / STOP_FILE).exists():
         raise KeyboardInterrupt(
@@ -149,6 +157,12 @@ def _follow(path: Path) -> Iterator[list[str]]:
             yield whole
         else:
             yield []
+
+
+def _last_step(path: Path) -> int:
+    """Tell how far a run was when it was begun again."""
+    lines = path.read_text().splitlines() if path.exists() else []
+    return json.loads(lines[-1])["step"] if lines and lines[-1].endswith("}") else 0
 
 
 def _summary(line: str) -> str:

@@ -58,17 +58,19 @@ def start(shards: Path, out: Path) -> subprocess.Popen[bytes]:
 
 
 def ranks_of(driver: subprocess.Popen[bytes]) -> list[int]:
-    """Living children of the driver that run Python for it."""
-    found = []
+    """Living processes that the driver's server has forked."""
+    parents, servers = {}, set()
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             state, parent = folder.joinpath("stat").read_text().rpartition(")")[2].split()[:2]
             command = folder.joinpath("cmdline").read_bytes()
         except OSError:  # it has just ended
             continue
-        if int(parent) == driver.pid and state != "Z" and b"spawn_main" in command:
-            found.append(int(folder.name))
-    return found
+        if state != "Z":
+            parents[int(folder.name)] = int(parent)
+        if int(parent) == driver.pid and b"forkserver" in command:
+            servers.add(int(folder.name))
+    return [pid for pid, parent in parents.items() if parent in servers]
 
 
 def steps_logged(out: Path) -> list[int]:

@@ -1,0 +1,153 @@
+"""Where else do a run's figures go? TensorBoard, MLflow or Weights & Biases, as the user has them.
+
+The training loop knows none of these: the command that follows the run's log passes each line on.
+"""
+
+import importlib
+import os
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from cluster.compose import ConfigError
+
+TrackerName = Literal["tensorboard", "mlflow", "wandb"]
+
+# What tells where the run stands, and is no figure of its own.
+_POSITION = ("step", "total_steps")
+
+
+class Tracker(Protocol):
+    """What figures are sent to."""
+
+    def log(self, step: int, figures: Mapping[str, float]) -> None:
+        """Take the figures of one step."""
+        ...
+
+    def close(self) -> None:
+        """Send what is left."""
+        ...
+
+
+class Trackers:
+    """All trackers of a run; a context manager.
+
+    Args:
+        names: which ones.
+        out: folder of the run; its last part is the run's name.
+        settings: of the run, to be shown beside the figures.
+        resumed_at: step from which figures are anew.
+    """
+
+    def __init__(
+        self,
+        names: Sequence[TrackerName],
+        out: Path,
+        settings: Mapping[str, object],
+        resumed_at: int,
+    ) -> None:
+        self._stack = ExitStack()
+        self._trackers: list[Tracker] = []
+        for name in names:
+            tracker = _open_tracker(name, out, settings, resumed_at)
+            self._stack.callback(tracker.close)
+            self._trackers.append(tracker)
+
+    def __enter__(self) -> "Trackers":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stack.close()
+
+    def log(self, report: Mapping[str, float]) -> None:
+        """Pass on one line of the log."""
+        figures = {name: value for name, value in report.items() if name not in _POSITION}
+        for tracker in self._trackers:
+            tracker.log(int(report["step"]), figures)
+
+
+def _open_tracker(
+    name: TrackerName, out: Path, settings: Mapping[str, object], resumed_at: int
+) -> Tracker:
+    match name:
+        case "tensorboard":
+            return _TensorBoard(out, resumed_at)
+        case "mlflow":
+            return _MlFlow(out, settings)
+        case "wandb":
+            return _WeightsAndBiases(out, settings)
+
+
+class _TensorBoard:
+    """Event files in the run's folder."""
+
+    def __init__(self, out: Path, resumed_at: int) -> None:
+        module = _import("tensorboardX", "tensorboard")
+        self._writer = module.SummaryWriter(str(out / "tensorboard"), purge_step=resumed_at + 1)
+
+    def log(self, step: int, figures: Mapping[str, float]) -> None:
+        for name, value in figures.items():
+            self._writer.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+class _MlFlow:
+    """A run of an MLflow server (MLFLOW_TRACKING_URI), or a folder beside the run's."""
+
+    def __init__(self, out: Path, settings: Mapping[str, object]) -> None:
+        self._mlflow = _import("mlflow", "mlflow")
+        if "MLFLOW_TRACKING_URI" not in os.environ:
+            self._mlflow.set_tracking_uri(f"sqlite:///{(out / 'mlflow.db').resolve()}")
+        self._mlflow.start_run(run_name=out.name)
+        self._mlflow.log_params(_flat(settings))
+
+    def log(self, step: int, figures: Mapping[str, float]) -> None:
+        self._mlflow.log_metrics(dict(figures), step=step)
+
+    def close(self) -> None:
+        self._mlflow.end_run()
+
+
+class _WeightsAndBiases:
+    """A run of Weights & Biases; offline unless there is an account (WANDB_API_KEY)."""
+
+    def __init__(self, out: Path, settings: Mapping[str, object]) -> None:
+        wandb = _import("wandb", "wandb")
+        has_account = "WANDB_API_KEY" in os.environ
+        self._run = wandb.init(
+            project=os.environ.get("WANDB_PROJECT", "picpoint"),
+            name=out.name,
+            dir=str(out),
+            config=_flat(settings),
+            mode=os.environ.get("WANDB_MODE", "online" if has_account else "offline"),
+        )
+
+    def log(self, step: int, figures: Mapping[str, float]) -> None:
+        self._run.log(dict(figures), step=step)
+
+    def close(self) -> None:
+        self._run.finish()
+
+
+def _import(module: str, tracker: str) -> Any:  # noqa: ANN401  (a module)
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise ConfigError(
+            f"trackers=[{tracker}]: {module} is not installed; pip install {module}, or leave the "
+            "tracker out"
+        ) from error
+
+
+def _flat(settings: Mapping[str, object], prefix: str = "") -> dict[str, object]:
+    """Name nested settings as overrides do: optim.lr."""
+    flat: dict[str, object] = {}
+    for name, value in settings.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{prefix}{name}.")  # pyright: ignore[reportUnknownArgumentType]
+        else:
+            flat[f"{prefix}{name}"] = value
+    return flat
