@@ -1,6 +1,6 @@
 """The command line: composes a job's config, runs the job, turns errors into one line.
 
-    picpoint render|pretrain|evaluate|report|demo [KEY=VALUE ...] [--cfg] [--dry-run]
+    picpoint render|cache-features|pretrain|evaluate|report|demo [KEY=VALUE ...] [--cfg] [--dry-run]
     picpoint shards inspect|verify|stats DIR
     picpoint import-weights FILE OUT [point_encoder=NAME ...]
     picpoint doctor
@@ -38,6 +38,11 @@ _COMMANDS = {
         "PretrainJob",
         "pre-train a point encoder on a shard set",
         "picpoint pretrain data.shards=shards out=run image_encoder=lite0 optim.lr=1e-3",
+    ),
+    "cache-features": _Command(
+        "CacheFeaturesJob",
+        "ask the image encoder of every picture, once for all runs",
+        "picpoint cache-features shards=shards out=features image_encoder=lite0",
     ),
     "evaluate": _Command(
         "EvaluateJob",
@@ -99,11 +104,12 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _run_job(name: str, options: argparse.Namespace) -> int:
-    config = compose_config(name, options.overrides)
+    module_name = name.replace("-", "_")
+    config = compose_config(module_name, options.overrides)
     if options.cfg:
         print(to_yaml(config), end="")
         return 0
-    module = importlib.import_module(f"cluster.jobs.{name}")
+    module = importlib.import_module(f"cluster.jobs.{module_name}")
     job = load_job(getattr(module, _COMMANDS[name].job), config)
     if options.dry_run:
         print("\n".join(module.describe(job)))

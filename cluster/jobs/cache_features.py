@@ -74,9 +74,7 @@ def run(job: CacheFeaturesJob) -> None:
         return
     started = time.perf_counter()
     encoder = ImageEncoder(job.image_encoder, best_device())
-    codec, fidelity = prepare_features(
-        manifest, job.out, encoder, job.image_encoder, job.features
-    )
+    codec, fidelity = prepare_features(manifest, job.out, encoder, job.image_encoder, job.features)
     print(
         f"kept as {codec.info.format}: {fidelity.bytes_per_view:.0f} bytes a view; cosine to live "
         f"features {fidelity.local_cosine:.4f} (cells, about their mean), "

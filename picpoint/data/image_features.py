@@ -73,7 +73,7 @@ class FeatureInfo:
     @property
     def columns(self) -> tuple[Column, ...]:
         """The columns of the set."""
-        num_bytes = -(-self.cells_across**2 // 8)
+        num_bytes = -(-(self.cells_across**2) // 8)
         of_cell = ("|i1", self.num_axes) if self.format == "int8" else ("<f2", self.local_width)
         return (
             Column(_POOLED, "<f2", (self.pooled_width,), per_view=True),
@@ -189,7 +189,7 @@ def _around(cells: Float32[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
     return np.floor(cells - 0.5).astype(np.int64)
 
 
-def fit_basis(cells: Float32[np.ndarray, "n C"], num_axes: int) -> Float32[np.ndarray, "D+1 C"]:
+def fit_basis(cells: Float32[np.ndarray, "n C"], num_axes: int) -> Float32[np.ndarray, "rows C"]:
     """Find the principal axes of local features, and what a step of int8 is worth on each.
 
     Args:

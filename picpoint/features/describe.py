@@ -246,7 +246,7 @@ def _kept_cells(sample: Sample, image: ImageFeatures) -> Float32[np.ndarray, "n 
 
 
 def _basis(
-    cells: Sequence[Float32[np.ndarray, "n C"]], config: FeaturesConfig
+    cells: Sequence[Float32[np.ndarray, "_ C"]], config: FeaturesConfig
 ) -> Float32[np.ndarray, "rows C"]:
     if config.format == "float16":
         return np.zeros((1, cells[0].shape[1]), np.float32)
