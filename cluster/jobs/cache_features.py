@@ -50,7 +50,7 @@ def describe(job: CacheFeaturesJob) -> list[str]:
     manifest = load_manifest(job.shards)
     kept = job.features.format
     if kept == "int8":
-        kept += f", {job.features.num_axes} axes"
+        kept += f", up to {job.features.num_axes} axes"
     return [
         f"read   {manifest.num_samples} shapes from {job.shards}",
         f"ask    {job.image_encoder.name} at {job.image_encoder.input_px} px of every picture, "

@@ -48,11 +48,11 @@ class FeaturesConfig:
     Attributes:
         format: `int8` keeps a cell of the local map as its place along `num_axes` principal axes;
             `float16` keeps it whole.
-        num_axes: of `int8`; at most the channels of the map.
+        num_axes: of `int8`, or the channels of the map if these are fewer.
     """
 
     format: FeatureFormat = "int8"
-    num_axes: int = 64
+    num_axes: int = 128
 
     def __post_init__(self) -> None:
         if self.num_axes < 1:
@@ -250,7 +250,8 @@ def _basis(
 ) -> Float32[np.ndarray, "rows C"]:
     if config.format == "float16":
         return np.zeros((1, cells[0].shape[1]), np.float32)
-    return fit_basis(np.concatenate(cells), config.num_axes)
+    joined = np.concatenate(cells)
+    return fit_basis(joined, min(config.num_axes, joined.shape[1]))
 
 
 def _same_but_for_rounding(known: FeatureCodec, codec: FeatureCodec) -> bool:
