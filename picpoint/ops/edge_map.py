@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
+from picpoint.ops.backend import backend_of
 from picpoint.ops.balls import Neighbours
 from picpoint.ops.edge_blocks import EdgeBlocks
 from picpoint.ops.gather import edges_plain
@@ -77,7 +78,7 @@ def map_edges(
     weight, sign = weight.to(near.dtype), sign.to(near.dtype)
     # Edges are small differences of large numbers, so this stays float32 also under autocast.
     with torch.autocast(near.device.type, enabled=False):
-        if near.device.type != "cpu":
+        if backend_of(near) != "numba":
             return map_edges_plain(near, own, neighbours, affine, weight, sign, slope, valid)
         indices = (neighbours.index, neighbours.distinct, valid)
         reduced = _MapEdges.apply(

@@ -10,6 +10,8 @@ from numba import njit
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from picpoint.ops.backend import backend_of
+
 _NEAREST = 3
 
 
@@ -37,7 +39,7 @@ def nearest_three(points: Float[Tensor, "B N 3"], centres: Float[Tensor, "B M 3"
         raise ValueError(f"{centres.shape[1]} centres: interpolation needs at least {_NEAREST}")
     wide = torch.promote_types(points.dtype, torch.float32)
     points, centres = points.detach().to(wide), centres.detach().to(wide)
-    if points.device.type == "cpu":
+    if backend_of(points) == "numba":
         index = torch.empty(points.shape, dtype=torch.int64)
         squared = torch.empty_like(points)
         _search(
@@ -63,7 +65,7 @@ def interpolate(
     features: Float[Tensor, "B M C"], interpolation: Interpolation
 ) -> Float[Tensor, "B N C"]:
     """Mix the features of centres for each point."""
-    if features.device.type == "cpu" and features.dtype in (torch.float32, torch.float64):
+    if backend_of(features) == "numba" and features.dtype in (torch.float32, torch.float64):
         weight = interpolation.weight.to(features.dtype)
         return cast(Tensor, _Interpolate.apply(features, interpolation.index, weight))
     return interpolate_plain(features, interpolation)
