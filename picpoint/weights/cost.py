@@ -9,6 +9,7 @@ here by hand, and tests hold the usual form against torch.utils.flop_counter.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -61,7 +62,8 @@ def encoder_cost(
         distinct: how many points the balls of each stage hold on average, as `points_per_ball`
             gives them; None for full balls, the most that ours can take.
     """
-    encoder = build_point_encoder(config, ghost_batch=1)
+    with torch.device("meta"):  # shapes without numbers
+        encoder = build_point_encoder(config, ghost_batch=1)
     match encoder:
         case Dgcnn():
             usual, ours = _dgcnn_products(encoder.config, num_points)
