@@ -23,7 +23,7 @@ from picpoint.weights.public_names import public_names
 
 def openpoints_pointnext(encoder: PointNext) -> Peer:
     """Build openpoints' PointNeXt."""
-    package = _on_any_device("openpoints.models.backbone.pointnext")
+    package = on_any_device("openpoints.models.backbone.pointnext")
     package.furthest_point_sample = lambda points, count: torch.arange(count).expand(
         len(points), count
     )
@@ -41,11 +41,11 @@ def openpoints_pointnext(encoder: PointNext) -> Peer:
         sa_layers=config.abstraction_layers,
         sa_use_res=config.abstraction_layers > 1,
         expansion=config.expansion,
-        aggr_args=_settings(feature_type="dp_fj", reduction="max"),
-        group_args=_settings(NAME="ballquery", normalize_dp=True),
-        conv_args=_settings(order="conv-norm-act"),
-        act_args=_settings(act="relu"),
-        norm_args=_settings(norm="bn"),
+        aggr_args=settings(feature_type="dp_fj", reduction="max"),
+        group_args=settings(NAME="ballquery", normalize_dp=True),
+        conv_args=settings(order="conv-norm-act"),
+        act_args=settings(act="relu"),
+        norm_args=settings(norm="bn"),
     )
 
     def forward(points: Float[Tensor, "B N 3"]) -> PointFeatures:
@@ -59,7 +59,7 @@ def openpoints_pointnext(encoder: PointNext) -> Peer:
 
 def openpoints_dgcnn(encoder: Dgcnn, search: Search = nearest_neighbours) -> Peer:
     """Build openpoints' DGCNN; its edges are [x_i, x_j - x_i], so halves are swapped."""
-    package = _on_any_device("openpoints.models.backbone.dgcnn")
+    package = on_any_device("openpoints.models.backbone.dgcnn")
     config = encoder.config
     module = package.DGCNN(
         in_channels=3,
@@ -91,7 +91,7 @@ def openpoints_dgcnn(encoder: Dgcnn, search: Search = nearest_neighbours) -> Pee
     return with_parameters(Peer(module, forward, names, swap), encoder)
 
 
-def _on_any_device(name: str) -> Any:  # noqa: ANN401 - a module without types
+def on_any_device(name: str) -> Any:  # noqa: ANN401 - a module without types
     """Import a module of openpoints, with its CUDA extensions replaced."""
     group: Any = importlib.import_module("openpoints.models.layers.group")
     group.ball_query = lambda radius, k, points, centres: (
@@ -104,5 +104,6 @@ def _on_any_device(name: str) -> Any:  # noqa: ANN401 - a module without types
     return importlib.import_module(name)
 
 
-def _settings(**values: object) -> Any:  # noqa: ANN401 - what openpoints takes
+def settings(**values: object) -> Any:  # noqa: ANN401 - what openpoints takes
+    """Build a settings object as openpoints' constructors take it."""
     return importlib.import_module("easydict").EasyDict(values)

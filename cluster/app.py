@@ -4,6 +4,7 @@
     picpoint shards inspect|verify|stats DIR
     picpoint import-weights FILE OUT [point_encoder=NAME ...]
     picpoint doctor
+    picpoint flops
 
 Exit codes: 0 done; 1 a fault of picpoint; 2 a wrong command, key or value, or results in the way;
 3 something is missing; 4 data is broken; 5 cannot be read or written; 6 training or its evaluation
@@ -95,6 +96,10 @@ def _run(options: argparse.Namespace) -> int:
             from cluster.doctor import main as doctor_main
 
             return doctor_main()
+        case "flops":
+            from cluster.flops import main as flops_main
+
+            return flops_main()
         case "import-weights":
             from cluster.import_weights import main as import_main
 
@@ -140,6 +145,7 @@ def _parser() -> argparse.ArgumentParser:
         "arguments", nargs=argparse.REMAINDER, metavar="DIR ...", help="folder or URL, options"
     )
     _add_import_weights(commands)
+    commands.add_parser("flops", help="parameters, FLOPs and clouds per second of the encoders")
     commands.add_parser("doctor", help="say what is present, what is not, and what to do")
     return parser
 

@@ -22,11 +22,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from picpoint.batch import PointFeatures
+from picpoint.encoders.edge_pooling import pool_edges
 from picpoint.ops.balls import all_distinct
-from picpoint.ops.gather import reduce_edges
 from picpoint.ops.ghost_norm import GhostBatchNorm
 from picpoint.ops.neighbours import nearest_neighbours
-from picpoint.ops.normalise import scale_and_shift
 from picpoint.ops.pool import max_and_mean
 
 _SLOPE = 0.2  # of LeakyReLU below zero
@@ -125,20 +124,20 @@ class EdgeConv(nn.Module):
             index: the neighbours of each point.
             valid: False for clouds that enter no statistic.
         """
-        on_difference, on_own = self.linear.weight.chunk(2, dim=1)
-        # near and own mostly cancel in an edge, so they stay float32 also under autocast.
-        with torch.autocast(features.device.type, enabled=False):
-            wide = _at_least_float32(features)
-            near = functional.linear(wide, on_difference)
-            own = functional.linear(wide, on_own - on_difference)
-        sign = torch.where(self.norm.weight < 0, -1.0, 1.0)
-        edges = reduce_edges(near, own, all_distinct(index), sign)
-        entries = index.shape[1] * index.shape[2]
-        sums = edges.sums
-        scale, shift = self.norm.affine_of_clouds(sums.total, sums.squares, entries, valid)
-        ghosts = edges.extreme.view(len(scale), -1, edges.extreme.shape[-1])
-        y = scale_and_shift(ghosts, scale.to(ghosts), shift.to(ghosts), _SLOPE)
-        return y.view(edges.extreme.shape)
+        near, own = near_and_own(features, self.linear.weight)
+        return pool_edges(near, own, all_distinct(index), self.norm, valid, _SLOPE)
+
+
+def near_and_own(
+    features: Float[Tensor, "B N C_in"], weight: Float[Tensor, "C_out two_C_in"]
+) -> tuple[Float[Tensor, "B N C_out"], Float[Tensor, "B N C_out"]]:
+    """Take a linear map of [x_j - x_i, x_i] once per point: near_j + own_i is that of an edge."""
+    on_difference, on_own = weight.chunk(2, dim=1)
+    # near and own mostly cancel in an edge, so they stay float32 also under autocast.
+    with torch.autocast(features.device.type, enabled=False):
+        wide = _at_least_float32(features)
+        near = functional.linear(wide, on_difference)
+        return near, functional.linear(wide, on_own - on_difference)
 
 
 def _at_least_float32(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:

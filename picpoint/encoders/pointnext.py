@@ -119,12 +119,11 @@ class PointNext(nn.Module):
             points = points.masked_fill(~valid[:, None, None], 0)
         if self.config.sampling == "farthest":
             points = take_rows(points, farthest_points(points, points.shape[1]))
-        features, levels = self.stem(points), []
-        for stage in self.stages:
-            points, features = cast(Stage, stage)(points, features, valid)
-            levels.append(features)
+        levels = describe_levels(self.stages, points, self.stem(points), valid)
+        last = levels[-1]
         return PointFeatures(
-            local=levels[self.config.local_stage - 1], pooled=self.pool(points, features, valid)
+            local=levels[self.config.local_stage].features,
+            pooled=self.pool(last.points, last.features, valid),
         )
 
 
@@ -183,6 +182,28 @@ class PointPool(nn.Module):
         for linear, norm in zip(self.linears, self.norms, strict=True):
             rows = norm(linear(rows), mask, slope=0.0)
         return rows.max(dim=1).values
+
+
+@dataclass(frozen=True, slots=True)
+class Level:
+    """Points and their features, before the first stage or after one."""
+
+    points: Float[Tensor, "B M 3"]
+    features: Float[Tensor, "B M C"]
+
+
+def describe_levels(
+    stages: nn.ModuleList,
+    points: Float[Tensor, "B N 3"],
+    features: Float[Tensor, "B N C"],
+    valid: Bool[Tensor, " B"] | None = None,
+) -> list[Level]:
+    """Run stages one after the other; gives what came in, then what each gave."""
+    levels = [Level(points, features)]
+    for stage in stages:
+        points, features = cast(Stage, stage)(points, features, valid)
+        levels.append(Level(points, features))
+    return levels
 
 
 def build_stages(config: PointNextConfig, ghost_batch: int) -> nn.ModuleList:

@@ -20,11 +20,14 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional
 
+from picpoint.encoders.edge_pooling import (
+    affine_of_edges,
+    map_each_edge,
+    pool_edges,
+    pool_mapped_edges,
+)
 from picpoint.ops.balls import Neighbours, points_in_balls
-from picpoint.ops.edge_map import Affine, map_edges, variance_of_map
-from picpoint.ops.gather import reduce_edges, sum_edges
-from picpoint.ops.ghost_norm import GhostBatchNorm, Moments
-from picpoint.ops.normalise import scale_and_shift
+from picpoint.ops.ghost_norm import GhostBatchNorm
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,18 +111,23 @@ class SetAbstraction(nn.Module):
         neighbours = self.ball.around(centres, points)
         near, own = self.edge_linear(centres, points, features)
         if self.skip is None:
-            return pool_edges(near, own, neighbours, self.edge_norm, valid)
-        sums = sum_edges(near, own, neighbours)
-        entries = num_centres * self.ball.num_neighbours
-        affine = Affine(*self.edge_norm.affine_of_clouds(sums.total, sums.squares, entries, valid))
+            return pool_edges(near, own, neighbours, self.edge_norm, valid, slope=0.0)
+        affine = affine_of_edges(near, own, neighbours, self.edge_norm, valid)
         linears = cast(list[nn.Linear], list(self.linears))
         norms = cast(list[GhostBatchNorm], list(self.norms))
         for linear, norm in zip(linears[:-1], norms[:-1], strict=True):
-            near, own, neighbours = map_each_edge(near, own, neighbours, affine, linear)
-            sums = sum_edges(near, own, neighbours)
-            affine = Affine(*norm.affine_of_clouds(sums.total, sums.squares, entries, valid))
+            near, own, neighbours = map_each_edge(near, own, neighbours, affine, linear, slope=0.0)
+            affine = affine_of_edges(near, own, neighbours, norm, valid)
         pooled = pool_mapped_edges(
-            near, own, neighbours, affine, linears[-1].weight, norms[-1], valid
+            near,
+            own,
+            neighbours,
+            affine,
+            linears[-1].weight,
+            norms[-1],
+            valid,
+            inner_slope=0.0,
+            slope=1.0,
         )
         return functional.relu(pooled + self.skip(features[:, :num_centres]))
 
@@ -152,92 +160,7 @@ class InvertedResidual(nn.Module):
     ) -> Float[Tensor, "B N C"]:
         """Describe each point anew."""
         near, own = self.edge_linear(points, points, features)
-        pooled = pool_edges(near, own, neighbours, self.edge_norm, valid)
+        pooled = pool_edges(near, own, neighbours, self.edge_norm, valid, slope=0.0)
         mask = None if valid is None else valid[:, None].expand(points.shape[:2])
         wide = self.expand_norm(self.expand(pooled), mask, slope=0.0)
         return functional.relu(self.project_norm(self.project(wide), mask) + features)
-
-
-def pool_edges(
-    near: Float[Tensor, "B N C"],
-    own: Float[Tensor, "B M C"],
-    neighbours: Neighbours,
-    norm: GhostBatchNorm,
-    valid: Bool[Tensor, " B"] | None,
-) -> Float[Tensor, "B M C"]:
-    """Normalise and rectify all edges and take each centre's largest, or the same done in turn."""
-    edges = reduce_edges(near, own, neighbours, torch.where(norm.weight < 0, -1.0, 1.0))
-    entries = neighbours.index.shape[1] * neighbours.index.shape[2]
-    sums = edges.sums
-    affine = Affine(*norm.affine_of_clouds(sums.total, sums.squares, entries, valid))
-    return _scale_and_shift(edges.extreme, affine, slope=0.0)
-
-
-def pool_mapped_edges(
-    near: Float[Tensor, "B N C"],
-    own: Float[Tensor, "B M C"],
-    neighbours: Neighbours,
-    affine: Affine,
-    weight: Float[Tensor, "D C"],
-    norm: GhostBatchNorm,
-    valid: Bool[Tensor, " B"] | None,
-) -> Float[Tensor, "B M D"]:
-    """Map the rectified edges, normalise the result, and take each centre's largest."""
-    sign = torch.where(norm.weight < 0, -1.0, 1.0)
-    mapped = map_edges(
-        near, own, neighbours, affine, weight, sign, valid, with_moments=norm.training
-    )
-    if mapped.mean is None or mapped.covariance is None:
-        scale, shift = norm.running_affine()
-        return _scale_and_shift(mapped.extreme, Affine(scale[None], shift[None]), slope=1.0)
-    with torch.autocast(near.device.type, enabled=False):
-        mean = mapped.mean @ weight.double().T
-        variance = variance_of_map(weight, mapped.covariance).clamp(min=0)
-    count = _count_entries(neighbours, len(mean), valid).to(mean)
-    affine = Affine(*norm.affine(Moments(mean, variance, count)))
-    return _scale_and_shift(mapped.extreme, affine, slope=1.0)
-
-
-def map_each_edge(
-    near: Float[Tensor, "B N C"],
-    own: Float[Tensor, "B M C"],
-    neighbours: Neighbours,
-    affine: Affine,
-    linear: nn.Linear,
-) -> tuple[Float[Tensor, "B E D"], Float[Tensor, "B M D"], Neighbours]:
-    """Rectify and map every edge, and give the results as points of their own around each centre.
-
-    They are kept, so this is for the middle of three maps only.
-    """
-    num_clouds, num_centres, k = neighbours.index.shape
-    cloud = torch.arange(num_clouds, device=near.device)[:, None, None]
-    edges = near[cloud, neighbours.index] + own[:, :, None]
-    hidden = _scale_and_shift(edges.flatten(1, 2), affine, slope=0.0)
-    mapped = linear(hidden)
-    slot = torch.arange(k, device=near.device).expand(num_centres, k)
-    starts = torch.arange(num_centres, device=near.device)[:, None] * k
-    distinct = neighbours.distinct
-    index = starts + torch.where(slot < distinct[..., None], slot, 0)
-    return (
-        mapped,
-        mapped.new_zeros(num_clouds, num_centres, mapped.shape[-1]),
-        Neighbours(index, distinct),
-    )
-
-
-def _count_entries(
-    neighbours: Neighbours, num_ghosts: int, valid: Bool[Tensor, " B"] | None
-) -> Float[Tensor, " g"]:
-    """Count the edges of each ghost's valid clouds."""
-    num_clouds, num_centres, k = neighbours.index.shape
-    if valid is None:
-        valid = torch.ones(num_clouds, dtype=torch.bool, device=neighbours.index.device)
-    return valid.view(num_ghosts, -1).sum(dim=1).double() * (num_centres * k)
-
-
-def _scale_and_shift(
-    x: Float[Tensor, "B M C"], affine: Affine, slope: float
-) -> Float[Tensor, "B M C"]:
-    ghosts = x.reshape(len(affine.scale), -1, x.shape[-1])
-    y = scale_and_shift(ghosts, affine.scale.to(x), affine.shift.to(x), slope)
-    return y.view(x.shape)

@@ -9,6 +9,8 @@ from jaxtyping import Float, Int64
 from numba import njit
 from torch import Tensor
 
+from picpoint.ops.backend import backend_of
+
 
 @dataclass(frozen=True, slots=True)
 class Neighbours:
@@ -46,9 +48,15 @@ def points_in_balls(
     points, centres = (
         x.detach().to(torch.promote_types(x.dtype, torch.float32)) for x in (points, centres)
     )
-    if points.device.type == "cpu":
-        return _balls_cpu(points, centres, radius, k)
-    return points_in_balls_plain(points, centres, radius, k)
+    match backend_of(points):
+        case "numba":
+            return _balls_cpu(points, centres, radius, k)
+        case "triton":
+            from picpoint.ops.triton_kernels import search_balls
+
+            return Neighbours(*search_balls(points, centres, radius**2, k))
+        case "plain":
+            return points_in_balls_plain(points, centres, radius, k)
 
 
 def points_in_balls_plain(

@@ -28,6 +28,7 @@ class EdgeBlocks:
         index: Tensor,
         distinct: Tensor,
         valid: Tensor | None,
+        slope: float,
     ) -> None:
         self.like = near
         self.k, self.width = index.shape[-1], near.shape[-1]
@@ -40,6 +41,7 @@ class EdgeBlocks:
             self.distinct,
             scale.numpy(),
             shift.numpy(),
+            near.numpy().dtype.type(slope),
         )
         valid = torch.ones(len(own), dtype=torch.bool) if valid is None else valid
         valid_clouds = valid.view(len(scale), -1).sum(dim=1).clamp(min=1)
@@ -190,6 +192,7 @@ def _fill(
     distinct: np.ndarray,
     scales: np.ndarray,
     shifts: np.ndarray,
+    slope: np.floating,
     centres: np.ndarray,
     ghost: int,
     first: int,
@@ -213,7 +216,7 @@ def _fill(
             other, result = points[index[i, j]], hidden[row]
             for c in range(width):
                 value = other[c] * scale[c] + moved[c]
-                value = (value if value > zero else zero) - centre[c]
+                value = (value if value > zero else slope * value) - centre[c]
                 result[c] = value
                 total[c] += value
             row += 1
@@ -380,6 +383,7 @@ def _spread(
     distinct: np.ndarray,
     scales: np.ndarray,
     shifts: np.ndarray,
+    slope: np.floating,
     constants: np.ndarray,
     ghost: int,
     first: int,
@@ -409,7 +413,7 @@ def _spread(
             for c in range(width):
                 edge = other[c] + here[c]
                 passed = root * given[c] + times * constant[c]
-                passed = passed if edge * scale[c] + shift[c] > zero else zero
+                passed = passed if edge * scale[c] + shift[c] > zero else slope * passed
                 total[c] += passed
                 with_edge[c] += passed * edge
                 result[c] += passed * scale[c]

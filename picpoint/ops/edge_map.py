@@ -1,7 +1,7 @@
 """What does a linear map of every rectified edge come to at each centre? Without storing the edges.
 
     edge     e_ij = near_j + own_i
-    hidden   h_ij = relu(scale * e_ij + shift)
+    hidden   h_ij = leaky_relu(scale * e_ij + shift)
     mapped   z_ij = W h_ij              -> the largest (or smallest) z_ij of each centre i
 
 This is what is left of a neighbourhood layer after its first map has been taken to the points, and
@@ -18,7 +18,9 @@ import torch
 from jaxtyping import Bool, Float, Float64
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.nn import functional
 
+from picpoint.ops.backend import backend_of
 from picpoint.ops.balls import Neighbours
 from picpoint.ops.edge_blocks import EdgeBlocks
 from picpoint.ops.gather import edges_plain
@@ -55,6 +57,7 @@ def map_edges(
     affine: Affine,
     weight: Float[Tensor, "D C"],
     sign: Float[Tensor, " D"],
+    slope: float,
     valid: Bool[Tensor, " B"] | None = None,
     with_moments: bool = True,
 ) -> MappedEdges:
@@ -67,6 +70,7 @@ def map_edges(
         affine: what normalises the edges of each ghost.
         weight: W.
         sign: +1 where the largest is wanted, -1 where the smallest.
+        slope: of the rectifier below zero; 0 is ReLU.
         valid: False for clouds that enter no moment; their extremes mean nothing.
         with_moments: whether mean and covariance are wanted.
     """
@@ -74,11 +78,11 @@ def map_edges(
     weight, sign = weight.to(near.dtype), sign.to(near.dtype)
     # Edges are small differences of large numbers, so this stays float32 also under autocast.
     with torch.autocast(near.device.type, enabled=False):
-        if near.device.type != "cpu":
-            return map_edges_plain(near, own, neighbours, affine, weight, sign, valid)
+        if backend_of(near) != "numba":
+            return map_edges_plain(near, own, neighbours, affine, weight, sign, slope, valid)
         indices = (neighbours.index, neighbours.distinct, valid)
         reduced = _MapEdges.apply(
-            near, own, affine.scale, affine.shift, weight, sign, *indices, with_moments
+            near, own, affine.scale, affine.shift, weight, sign, *indices, slope, with_moments
         )
     return MappedEdges(*cast(tuple[Tensor, Tensor | None, Tensor | None], reduced))
 
@@ -90,12 +94,13 @@ def map_edges_plain(
     affine: Affine,
     weight: Float[Tensor, "D C"],
     sign: Float[Tensor, " D"],
+    slope: float,
     valid: Bool[Tensor, " B"] | None = None,
 ) -> MappedEdges:
     """Do what `map_edges` does in plain torch, with all edges in memory."""
     edges = edges_plain(near, own, neighbours)
     ghosts = edges.view(len(affine.scale), -1, near.shape[-1])
-    hidden = (ghosts * affine.scale[:, None] + affine.shift[:, None]).relu()
+    hidden = functional.leaky_relu(ghosts * affine.scale[:, None] + affine.shift[:, None], slope)
     mapped = (hidden @ weight.T).view(*edges.shape[:-1], -1)
     slot = (mapped * sign.to(mapped)).argmax(dim=2, keepdim=True)
     counted = torch.ones(edges.shape[:-1], dtype=hidden.dtype, device=hidden.device)
@@ -157,12 +162,14 @@ class _MapEdges(torch.autograd.Function):
         index: Tensor,
         distinct: Tensor,
         valid: Tensor | None,
+        slope: float,
         with_moments: bool,
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         near, own, scale, shift, weight = (
             x.contiguous() for x in (near, own, scale, shift, weight)
         )
-        edges = EdgeBlocks(near, own, scale, shift, index, distinct, valid)
+        edges = EdgeBlocks(near, own, scale, shift, index, distinct, valid, slope)
+        ctx.slope = slope
         extreme = near.new_zeros(*own.shape[:2], len(weight))
         slot = torch.zeros(extreme.shape, dtype=torch.uint8)
         mean, covariance = edges.reduce(weight, sign, extreme, slot, with_moments)
@@ -180,7 +187,7 @@ class _MapEdges(torch.autograd.Function):
     ) -> tuple[Tensor | None, ...]:
         near, own, scale, shift, weight, index, distinct, valid, slot, mean = ctx.saved_tensors
         mean = scale.new_zeros(scale.shape, dtype=torch.float64) if mean is None else mean
-        edges = EdgeBlocks(near, own, scale, shift, index, distinct, valid)
+        edges = EdgeBlocks(near, own, scale, shift, index, distinct, valid, ctx.slope)
         gradients = edges.spread(
             weight,
             slot,
@@ -194,4 +201,4 @@ class _MapEdges(torch.autograd.Function):
                 )
             ),
         )
-        return *gradients, None, None, None, None, None
+        return *gradients, None, None, None, None, None, None

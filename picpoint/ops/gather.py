@@ -16,6 +16,7 @@ from numba import njit
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from picpoint.ops.backend import backend_of
 from picpoint.ops.balls import Neighbours
 
 _MAX_NEIGHBOURS = 256  # slots are kept as uint8
@@ -69,20 +70,20 @@ def reduce_edges(
             f"{neighbours.index.shape[-1]} neighbours: at most {_MAX_NEIGHBOURS} are supported"
         )
     sign = sign.to(near.dtype)
-    if near.device.type == "cpu":
-        extreme, total, squares = _apply(near, own, neighbours, sign)
-        return EdgeReduction(extreme, EdgeSums(total, squares))
-    return reduce_edges_plain(near, own, neighbours, sign)
+    if backend_of(near) == "plain":
+        return reduce_edges_plain(near, own, neighbours, sign)
+    extreme, total, squares = _apply(near, own, neighbours, sign)
+    return EdgeReduction(extreme, EdgeSums(total, squares))
 
 
 def sum_edges(
     near: Float[Tensor, "B N C"], own: Float[Tensor, "B M C"], neighbours: Neighbours
 ) -> EdgeSums:
     """Sum the edges near_j + own_i of each cloud, and their squares."""
-    if near.device.type == "cpu":
-        _, total, squares = _apply(near, own, neighbours, near.new_empty(0))
-        return EdgeSums(total, squares)
-    return _sum_plain(edges_plain(near, own, neighbours))
+    if backend_of(near) == "plain":
+        return _sum_plain(edges_plain(near, own, neighbours))
+    _, total, squares = _apply(near, own, neighbours, near.new_empty(0))
+    return EdgeSums(total, squares)
 
 
 def reduce_edges_plain(
@@ -113,8 +114,12 @@ def _sum_plain(edges: Float[Tensor, "B M k C"]) -> EdgeSums:
 def _apply(
     near: Tensor, own: Tensor, neighbours: Neighbours, sign: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    reduced = _ReduceEdges.apply(near, own, neighbours.index, neighbours.distinct, sign)
-    return cast(tuple[Tensor, Tensor, Tensor], reduced)
+    arguments = (near, own, neighbours.index, neighbours.distinct, sign)
+    if backend_of(near) == "triton":
+        from picpoint.ops import triton_kernels
+
+        return triton_kernels.reduce_edges(*arguments)
+    return cast(tuple[Tensor, Tensor, Tensor], _ReduceEdges.apply(*arguments))
 
 
 class _ReduceEdges(torch.autograd.Function):

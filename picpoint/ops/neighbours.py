@@ -8,6 +8,8 @@ from jaxtyping import Float, Int64
 from numba import njit
 from torch import Tensor
 
+from picpoint.ops.backend import backend_of
+
 # Keys whose minimum is kept: one or two vector registers of float32.
 _BLOCK = 16
 # Queries whose keys are computed together: 256 x 1,024 float32 keys stay in a second-level cache.
@@ -33,7 +35,7 @@ def nearest_neighbours(points: Float[Tensor, "B N C"], k: int) -> Int64[Tensor, 
             "as many as there are points"
         )
     points = points.detach().float()
-    if points.device.type == "cpu":
+    if backend_of(points) == "numba":
         return _nearest_cpu(points, k)
     return nearest_neighbours_plain(points, k)
 

@@ -15,6 +15,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
+from picpoint.ops.backend import backend_of
+
 # Entries summed in the data's own precision before they are added to a float64 sum.
 _RUN = 32
 
@@ -26,7 +28,7 @@ def scale_and_shift(
     slope: float,
 ) -> Float[Tensor, "g n C"]:
     """Give leaky_relu(x * scale + shift), with gradients for all three."""
-    if x.device.type == "cpu":
+    if backend_of(x) == "numba":
         return cast(Tensor, _ScaleAndShift.apply(x, scale, shift, slope))
     return scale_and_shift_plain(x, scale, shift, slope)
 
@@ -62,7 +64,7 @@ def normalise(
     Returns:
         The result, and the mean and the biased variance of each ghost (without gradient).
     """
-    if x.device.type == "cpu":
+    if backend_of(x) == "numba":
         return cast(tuple[Tensor, Tensor], _Normalise.apply(x, weight, bias, mask, eps, slope))
     return normalise_plain(x, weight, bias, mask, eps, slope)
 

@@ -9,13 +9,15 @@ from numba import njit
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from picpoint.ops.backend import backend_of
+
 
 def max_and_mean(features: Float[Tensor, "B N C"]) -> Float[Tensor, "B 2*C"]:
     """Pool each cloud's features: the maxima, then the means; float32 or float64.
 
     The gradient of a maximum goes to the first point that has it.
     """
-    if features.device.type == "cpu":
+    if backend_of(features) == "numba":
         return cast(Tensor, _MaxAndMean.apply(features))
     return max_and_mean_plain(features)
 

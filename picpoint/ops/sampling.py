@@ -4,6 +4,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from picpoint.ops.backend import backend_of
 from picpoint.ops.farthest import farthest_order
 
 
@@ -24,13 +25,19 @@ def farthest_points(points: Float[Tensor, "B N 3"], count: int) -> Int64[Tensor,
     points = points.detach().float()
     from_mean = (points - points.mean(dim=1, keepdim=True)).square().sum(dim=-1)
     start = from_mean.argmax(dim=1)
-    if points.device.type == "cpu":
-        orders = [
-            torch.from_numpy(farthest_order(cloud.numpy(), count, first))
-            for cloud, first in zip(points.contiguous(), start.tolist(), strict=True)
-        ]
-        return torch.stack(orders)
-    return farthest_points_plain(points, count, start)
+    match backend_of(points):
+        case "numba":
+            orders = [
+                torch.from_numpy(farthest_order(cloud.numpy(), count, first))
+                for cloud, first in zip(points.contiguous(), start.tolist(), strict=True)
+            ]
+            return torch.stack(orders)
+        case "triton":
+            from picpoint.ops.triton_kernels import order_farthest
+
+            return order_farthest(points, count, start)
+        case "plain":
+            return farthest_points_plain(points, count, start)
 
 
 def farthest_points_plain(

@@ -4,11 +4,9 @@ Their float32 differs from their own float64 by more than 1e-4 (BatchNorm over h
 of one list), so both precisions of ours are held against their float64.
 """
 
-import importlib
-import warnings
-
 import pytest
 import torch
+from peers_at_hand import needs
 from torch import Tensor
 
 from benchmarks.peer_openpoints import openpoints_dgcnn, openpoints_pointnext
@@ -38,22 +36,6 @@ POINTNEXTS = {
         abstraction_layers=1,
     ),
 }
-
-
-def needs(package: str) -> None:
-    """Skips where a peer, or what it imports, is not installed."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        for name in {"torch_pointcloud": ("torch_geometric",), "openpoints": ("easydict",)}[
-            package
-        ]:
-            pytest.importorskip(
-                name, reason=f"{package} is not installed; see the extra test-peers"
-            )
-        try:
-            importlib.import_module(f"{package}.models")
-        except ImportError as error:
-            pytest.skip(f"{package} cannot be imported here: {error}")
 
 
 def _mixed(encoder):

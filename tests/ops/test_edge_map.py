@@ -22,9 +22,9 @@ def _problem(dtype: torch.dtype) -> tuple[list[Tensor], Neighbours, Tensor]:
     return [x.requires_grad_() for x in tensors], Neighbours(index, distinct), sign
 
 
-def _run(form, tensors, neighbours, sign, valid=None) -> MappedEdges:
+def _run(form, tensors, neighbours, sign, valid=None, slope=0.0) -> MappedEdges:
     near, own, scale, shift, weight = tensors
-    return form(near, own, neighbours, Affine(scale, shift), weight, sign, valid)
+    return form(near, own, neighbours, Affine(scale, shift), weight, sign, slope, valid)
 
 
 def _parts(reduced: MappedEdges, valid: Tensor | None) -> list[Tensor]:
@@ -36,13 +36,15 @@ def _parts(reduced: MappedEdges, valid: Tensor | None) -> list[Tensor]:
 
 @pytest.mark.parametrize("valid", [None, [True, False, True, True], [False, False, True, False]])
 @pytest.mark.parametrize("rows", [6, 40, 1024])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_mapped_edges_equal_the_plain_form_in_value_and_gradient(dtype, rows, valid, monkeypatch):
+@pytest.mark.parametrize(("dtype", "slope"), [(torch.float32, 0.0), (torch.float64, 0.2)])
+def test_mapped_edges_equal_the_plain_form_in_value_and_gradient(
+    dtype, slope, rows, valid, monkeypatch
+):
     monkeypatch.setattr(edge_blocks, "_BLOCK", rows * 2 * 8)
     valid = None if valid is None else torch.tensor(valid)
     tensors, neighbours, sign = _problem(dtype)
     fast, plain = (
-        _parts(_run(form, tensors, neighbours, sign, valid), valid)
+        _parts(_run(form, tensors, neighbours, sign, valid, slope), valid)
         for form in (map_edges, map_edges_plain)
     )
     tolerance = 2e-5 if dtype == torch.float32 else 1e-12
@@ -73,10 +75,10 @@ def test_each_part_has_a_gradient_of_its_own():
 def test_moments_are_left_out_where_they_are_not_asked_for():
     (near, own, scale, shift, weight), neighbours, sign = _problem(torch.float64)
     affine = Affine(scale, shift)
-    without = map_edges(near, own, neighbours, affine, weight, sign, with_moments=False)
+    without = map_edges(near, own, neighbours, affine, weight, sign, 0.0, with_moments=False)
     assert without.mean is None
     assert without.covariance is None
-    beside = map_edges(near, own, neighbours, affine, weight, sign)
+    beside = map_edges(near, own, neighbours, affine, weight, sign, 0.0)
     torch.testing.assert_close(without.extreme, beside.extreme)
     gradients = (torch.autograd.grad(x.extreme.square().sum(), near)[0] for x in (without, beside))
     torch.testing.assert_close(*gradients)

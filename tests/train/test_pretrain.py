@@ -9,6 +9,7 @@ import torch
 import picpoint.train.pretrain as loop
 import picpoint.train.step as step
 from picpoint.data.split import held_out
+from picpoint.encoders.pointnext import PointNextConfig
 from picpoint.train.checkpoint import CheckpointError, newest_checkpoint
 from picpoint.train.collapse import EmbeddingHealth
 from picpoint.train.pretrain import STOP_FILE
@@ -44,6 +45,18 @@ def test_ten_steps_are_five_a_restart_and_five_bit_for_bit(train, tmp_path, prec
     train("cut", **settings, steps=5)
     resumed = train("cut", **settings, resume="auto")
     assert resumed[0].step == 6
+    assert_same_weights(tmp_path / "whole", tmp_path / "cut")
+
+
+def test_pointnext_learns_and_resumes_bit_for_bit(train, tmp_path) -> None:
+    encoder = PointNextConfig(
+        width=4, strides=(2, 2), blocks=(0, 1), radius=0.6, num_neighbours=6, local_stage=1
+    )
+    settings = {"point_encoder": encoder, "epochs": 6, "checkpoint_every": 5}
+    reports = train("whole", **settings)
+    assert reports[-1].loss < reports[0].loss
+    train("cut", **settings, steps=5)
+    assert train("cut", **settings, resume=True)[0].step == 6
     assert_same_weights(tmp_path / "whole", tmp_path / "cut")
 
 

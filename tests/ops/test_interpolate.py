@@ -1,0 +1,54 @@
+import pytest
+import torch
+
+from picpoint.ops.interpolate import (
+    interpolate,
+    interpolate_plain,
+    nearest_three,
+    nearest_three_plain,
+)
+
+
+def _clouds(dtype=torch.float64):
+    generator = torch.Generator().manual_seed(0)
+    return torch.rand(2, 40, 3, generator=generator).to(dtype)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_nearest_three_centres_share_by_one_over_the_distance(dtype):
+    points = _clouds(dtype)
+    centres = points[:, :12]
+    found, plain = nearest_three(points, centres), nearest_three_plain(points, centres)
+    assert torch.equal(found.index, plain.index)
+    torch.testing.assert_close(found.weight, plain.weight)
+    distance = torch.cdist(points, centres, compute_mode="donot_use_mm_for_euclid_dist")
+    nearest = distance.topk(3, largest=False)
+    assert torch.equal(found.index[:, 12:], nearest.indices[:, 12:])
+    shares = 1 / nearest.values
+    expected = shares / shares.sum(dim=-1, keepdim=True)
+    torch.testing.assert_close(found.weight[:, 12:], expected[:, 12:])
+
+
+def test_a_point_that_is_a_centre_keeps_its_features():
+    points = _clouds()
+    features = torch.rand(2, 12, 5, dtype=torch.float64)
+    mixed = interpolate(features, nearest_three(points, points[:, :12]))
+    torch.testing.assert_close(mixed[:, :12], features, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_interpolation_equals_its_plain_form_in_value_and_gradient(dtype):
+    points = _clouds(dtype)
+    interpolation = nearest_three(points, points[:, :12])
+    features = torch.rand(2, 12, 5, dtype=dtype, requires_grad=True)
+    fast, plain = interpolate(features, interpolation), interpolate_plain(features, interpolation)
+    torch.testing.assert_close(fast, plain)
+    upstream = torch.rand(fast.shape, dtype=dtype)
+    gradients = (torch.autograd.grad(x, features, upstream)[0] for x in (fast, plain))
+    torch.testing.assert_close(*gradients)
+
+
+def test_two_centres_are_refused():
+    points = _clouds()
+    with pytest.raises(ValueError, match="2 centres"):
+        nearest_three(points, points[:, :2])

@@ -1,0 +1,74 @@
+import dataclasses
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks.plain_dgcnn import plain_dgcnn
+from benchmarks.plain_pointnext import plain_pointnext
+from picpoint.encoders.dgcnn import Dgcnn, DgcnnConfig
+from picpoint.encoders.pointnext import POINTNEXT_B, POINTNEXT_S, POINTNEXT_XL, PointNext
+from picpoint.weights.cost import encoder_cost, points_per_ball
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        POINTNEXT_S,
+        POINTNEXT_B,
+        dataclasses.replace(POINTNEXT_S, abstraction_layers=3, width=16),
+    ],
+)
+def test_the_usual_pointnext_counts_what_torch_counts(config):
+    encoder = PointNext(config, ghost_batch=2).eval()
+    with FlopCounterMode(display=False) as counter:
+        plain_pointnext(encoder, torch.rand(2, 256, 3))
+    assert counter.get_total_flops() == 2 * encoder_cost(config, 256).usual_flops
+
+
+def test_the_usual_dgcnn_counts_what_torch_counts():
+    config = DgcnnConfig(num_neighbours=5)
+    encoder = Dgcnn(config, ghost_batch=2).eval()
+    with FlopCounterMode(display=False) as counter:
+        plain_dgcnn(encoder, torch.rand(2, 128, 3))
+    # Its search multiplies points with one another in each layer, which is no part of the network.
+    searched = 2 * sum(2 * 128 * 128 * width for width in (3, *config.widths[:-1]))
+    assert counter.get_total_flops() - searched == 2 * encoder_cost(config, 128).usual_flops
+
+
+def test_one_layer_of_each_kind_counted_by_hand():
+    """Two stages of one centre each, written out: stem, abstraction, residual block, pool."""
+    config = dataclasses.replace(
+        POINTNEXT_B, width=2, strides=(4,), blocks=(1,), num_neighbours=3, local_stage=1
+    )
+    stem = 8 * 3 * 2  # 8 points
+    abstraction = 2 * 3 * (2 + 3) * 4  # 2 centres, 3 neighbours, 5 -> 4
+    block = 2 * 3 * (4 + 3) * 4 + 2 * (4 * 16 + 16 * 4)  # edges 7 -> 4, then 4 -> 16 -> 4
+    pool = 2 * (4 + 3) * 4
+    cost = encoder_cost(config, 8)
+    assert cost.usual_flops == 2 * (stem + abstraction + block + pool)
+    near, own = 8 * (2 + 3) * 4 + 2 * (4 + 3) * 4, (2 + 2) * 3 * 4
+    assert cost.our_flops == 2 * (stem + near + own + 2 * (4 * 16 + 16 * 4) + pool)
+
+
+@pytest.mark.parametrize(
+    ("config", "parameters", "gflops"),
+    [(DgcnnConfig(), 617_856, 4.8), (POINTNEXT_S, 968_480, 1.6)],
+)
+def test_costs_are_the_published_ones(config, parameters, gflops):
+    cost = encoder_cost(config, 1024)
+    assert cost.parameters == parameters
+    assert round(cost.usual_flops / 1e9, 1) == gflops
+
+
+def test_ours_are_fewer_the_emptier_the_balls_are():
+    points = torch.nn.functional.normalize(torch.randn(2, 1024, 3), dim=-1)
+    distinct = points_per_ball(POINTNEXT_S, points)
+    assert all(1 < count < 32 for count in distinct)
+    cost = encoder_cost(POINTNEXT_S, 1024, distinct)
+    assert cost.our_flops < encoder_cost(POINTNEXT_S, 1024).our_flops / 2
+    assert encoder_cost(DgcnnConfig(), 1024).our_flops < cost.usual_flops
+
+
+def test_the_largest_has_the_most():
+    assert encoder_cost(POINTNEXT_XL, 1024).parameters > encoder_cost(POINTNEXT_B, 1024).parameters
