@@ -220,7 +220,7 @@ def decode_meta(content: bytes) -> SampleMeta:
     """
     try:
         found = json.loads(content)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CodecError(
             f"{META} is not JSON ({error}); it is damaged: write the shard again"
         ) from error
@@ -284,7 +284,7 @@ def encode_sample(sample: Sample) -> dict[str, bytes]:
         CodecError: a picture is not a JPEG.
     """
     check_sample(sample, whole=True)
-    _check_picture_sizes(sample)
+    check_picture_sizes(sample)
     members = {
         POINTS: encode_array(sample.points),
         NORMALS: encode_array(sample.normals),
@@ -297,7 +297,13 @@ def encode_sample(sample: Sample) -> dict[str, bytes]:
     return dict(sorted(members.items()))
 
 
-def _check_picture_sizes(sample: Sample) -> None:
+def check_picture_sizes(sample: Sample) -> None:
+    """Check that the pictures are of the size that the meta record tells; none is decoded.
+
+    Raises:
+        SchemaError: one is of another size.
+        CodecError: one is not a JPEG.
+    """
     want = (sample.meta.size_px, sample.meta.size_px)
     for view, content in sample.pictures.items():
         if (found := picture_size(content)) != want:

@@ -109,12 +109,20 @@ def _write(table: pa.Table) -> bytes:
     pq.write_table(
         table,
         content,
-        compression=dict.fromkeys(_leaves(table.schema), "zstd") | dict.fromkeys(packed, "none"),
-        use_dictionary=[name for name in _leaves(table.schema) if name in _REPEATED],
+        **_how_to_write(table.schema, packed),
         column_encoding={name: _PACKED[name] for name in packed},
         row_group_size=max(1, len(table)),
     )
     return content.getvalue()
+
+
+def _how_to_write(schema: pa.Schema, packed: Sequence[str]) -> dict[str, Any]:
+    """Say how each column is compressed, and which have a dictionary."""
+    leaves = _leaves(schema)
+    return {
+        "compression": dict.fromkeys(leaves, "zstd") | dict.fromkeys(packed, "none"),
+        "use_dictionary": [name for name in leaves if name in _REPEATED],
+    }
 
 
 def _leaves(schema: pa.Schema) -> list[str]:
