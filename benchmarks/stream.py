@@ -43,8 +43,8 @@ from benchmarks.stream_readers import (
     webdataset,
 )
 from benchmarks.stream_set import write_synthetic_set
+from shards.fetch import MAX_GAP_BYTES, coalesce
 from shards.manifest import Manifest, load_manifest
-from shards.reader import MAX_GAP_BYTES, coalesce
 from shards.store import open_store
 
 _PACKAGES = (
