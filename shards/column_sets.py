@@ -22,7 +22,8 @@ Writing one, a shard at a time, in any order, on any machine; what is finished i
     publish_columns(store, base, columns, entries)
 
 (`write_columns` and `publish_columns` are in shards/column_writer.py, `load_part` in
-shards/manifest.py.) Reading it: `ShardReader("shards", columns=["features"])` gives samples whose `extras` hold it.
+shards/manifest.py.) Reading it: `ShardReader("shards", columns=["features"])` gives samples whose
+`extras` hold it.
 """
 
 import json
