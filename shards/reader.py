@@ -14,7 +14,7 @@ from typing import Literal, NamedTuple
 
 from shards.cache import CacheConfig, DiskCache
 from shards.codec import decode_array, decode_sample
-from shards.column_sets import Column, ColumnSet, load_columns
+from shards.column_manifest import Column, ColumnSet, load_columns
 from shards.columns import MemberSpan
 from shards.errors import CodecError, CorruptSampleError, ShardError
 from shards.fetch import Source, coalesce

@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 from small_sets import make_sample, make_set, publish_set
 
-from shards.column_sets import Column, load_columns
-from shards.column_writer import publish_columns, write_columns
+from shards.column_sets import Column, load_columns, publish_columns, write_columns
 from shards.columns import Reject, empty_shard, shard_name
 from shards.errors import (
     AlreadyInStoreError,
