@@ -106,23 +106,19 @@ def _write(table: pa.Table) -> bytes:
     """Write a table as it is read fastest: no dictionary or compression where it saves nothing."""
     packed = [name for name in _PACKED if name.partition(".")[0] in table.schema.names]
     content = io.BytesIO()
+    leaves = _leaves(table.schema)
+    # Its types know only one choice for all columns.
+    compression: Any = dict.fromkeys(leaves, "zstd") | dict.fromkeys(packed, "none")
+    use_dictionary: Any = [name for name in leaves if name in _REPEATED]
     pq.write_table(
         table,
         content,
-        **_how_to_write(table.schema, packed),
+        compression=compression,
+        use_dictionary=use_dictionary,
         column_encoding={name: _PACKED[name] for name in packed},
         row_group_size=max(1, len(table)),
     )
     return content.getvalue()
-
-
-def _how_to_write(schema: pa.Schema, packed: Sequence[str]) -> dict[str, Any]:
-    """Say how each column is compressed, and which have a dictionary."""
-    leaves = _leaves(schema)
-    return {
-        "compression": dict.fromkeys(leaves, "zstd") | dict.fromkeys(packed, "none"),
-        "use_dictionary": [name for name in leaves if name in _REPEATED],
-    }
 
 
 def _leaves(schema: pa.Schema) -> list[str]:
