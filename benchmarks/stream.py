@@ -43,8 +43,8 @@ from benchmarks.stream_readers import (
     webdataset,
 )
 from benchmarks.stream_set import write_synthetic_set
+from shards.fetch import MAX_GAP_BYTES, coalesce
 from shards.manifest import Manifest, load_manifest
-from shards.reader import MAX_GAP_BYTES, coalesce
 from shards.store import open_store
 
 _PACKAGES = (
@@ -99,10 +99,11 @@ def _measure(
         "floor": floor(manifest, order, scenario),
         "webdataset": webdataset(manifest, scenario),
     }
-    if folder is not None and importlib.util.find_spec("litdata"):
-        contestants["litdata"] = litdata(manifest, folder / "litdata", scenario)
-    if folder is not None and importlib.util.find_spec("streaming"):
-        contestants["streaming"] = mosaicml_streaming(manifest, folder / "mds", scenario)
+    if folder is not None:
+        if _is_installed("litdata", scenario):
+            contestants["litdata"] = litdata(manifest, folder / "litdata", scenario)
+        if _is_installed("streaming", scenario):
+            contestants["streaming"] = mosaicml_streaming(manifest, folder / "mds", scenario)
     cpu_s: dict[str, list[float]] = {name: [] for name in contestants}
     wall_s: dict[str, list[float]] = {name: [] for name in contestants}
     for round_number in range(rounds + 1):
@@ -114,6 +115,14 @@ def _measure(
                 cpu_s[name].append(time.process_time() - start_cpu_s)
                 wall_s[name].append(time.perf_counter() - start_s)
     return _summary(manifest, order, scenario, cpu_s, wall_s)
+
+
+def _is_installed(module: str, scenario: Scenario) -> bool:
+    if importlib.util.find_spec(module):
+        return True
+    if scenario is SCENARIOS[0]:
+        print(f"{module} is not installed and left out: pip install -e '.[bench]'")
+    return False
 
 
 def _summary(
@@ -133,7 +142,7 @@ def _summary(
     num_requests, num_bytes = _traffic(manifest, order, scenario)
     seconds = statistics.median(cpu_s["ours"])
     print(
-        f"{manifest.url.partition('://')[0][:12]} {scenario.name:9} "
+        f"{'s3' if '://' in manifest.url else 'local':5} {scenario.name:9} "
         + "  ".join(f"{name} {us:.0f} us" for name, us in spent_us.items())
     )
     return {

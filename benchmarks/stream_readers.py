@@ -19,8 +19,9 @@ from obstore.store import ObjectStore, from_url
 
 from shards.codec import ARRAYS, decode_array, decode_meta, decode_picture
 from shards.columns import MemberSpan
+from shards.fetch import MAX_GAP_BYTES, coalesce
 from shards.manifest import Manifest
-from shards.reader import MAX_GAP_BYTES, Request, ShardReader, coalesce
+from shards.reader import Request, ShardReader
 from shards.schema import META, POINTS, view_member
 from shards.store import LocalStore, open_store
 

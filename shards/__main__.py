@@ -3,9 +3,12 @@
 import argparse
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
-from shards.describe import inspect, stats
+from shards.describe import chosen_samples, inspect, stats
 from shards.errors import ShardError
+from shards.reader import ShardReader
+from shards.sheet import write_sheet
 from shards.verify import EXIT_WHOLE, exit_code, verify
 
 
@@ -29,6 +32,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 print(stats(options.url))
             case _:
                 print(inspect(options.url, options.key))
+                if options.sheet:
+                    reader = ShardReader(options.url)
+                    write_sheet(reader, chosen_samples(reader, options.key), 4, options.sheet)
+                    print(f"written: {options.sheet}")
     except ShardError as error:
         print(error, file=sys.stderr)
         return exit_code(error)
@@ -46,6 +53,11 @@ def _parser() -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=text)
         command.add_argument("url", help="folder, s3://, gs:// or az://")
     commands.choices["inspect"].add_argument("--key", help="key or source id of one sample")
+    commands.choices["inspect"].add_argument(
+        "--sheet",
+        type=Path,
+        help="PNG to write: up to 12 samples with points drawn on them",
+    )
     return parser
 
 

@@ -4,19 +4,17 @@ Content is checked before memory is allocated for it: the size a picture's heade
 and shape an array's header claims. Same sample, same bytes.
 """
 
-import json
 import re
 import struct
 from collections.abc import Mapping
-from dataclasses import asdict
 from functools import lru_cache
-from typing import Any, TypeVar, cast
 
 import numpy as np
 import simplejpeg  # pyright: ignore[reportMissingTypeStubs]
 from jaxtyping import UInt8
 
 from shards.errors import CodecError
+from shards.meta import decode_meta, encode_meta
 from shards.schema import (
     CAMERAS,
     COLORS,
@@ -25,9 +23,7 @@ from shards.schema import (
     NORMALS,
     POINTS,
     VISIBILITY,
-    RigViews,
     Sample,
-    SampleMeta,
     SchemaError,
     check_counts,
     check_sample,
@@ -45,18 +41,6 @@ ARRAYS: dict[str, tuple[str, tuple[int, ...]]] = {
     CAMERAS: ("<f4", (0, 2, 4, 4)),
 }
 
-# As JSON has them.
-_META_TYPES: dict[str, type] = {
-    "source_id": str,
-    "label": str,
-    "size_px": int,
-    "rigs": list,
-    "seed": int,
-    "scale": float,
-    "num_faces": int,
-    "warnings": list,
-}
-_META_FIELDS = {*_META_TYPES, "center"}
 _KNOWN = {*ARRAYS, VISIBILITY, META}
 _NO_ROWS = {name: np.zeros(shape, dtype) for name, (dtype, shape) in ARRAYS.items()}
 
@@ -65,8 +49,6 @@ _NPY_HEADER = re.compile(
     rb"\{'descr': '([<|][a-z]\d{1,2})', 'fortran_order': False, 'shape': \(([\d, ]*)\), \} *\n"
 )
 _VIEW_OF_MEMBER = {view_member(view): view for view in range(MAX_VIEWS)}
-
-T = TypeVar("T")
 
 
 def encode_picture(rgb: UInt8[np.ndarray, "H W 3"], quality: int = DEFAULT_QUALITY) -> bytes:
@@ -207,72 +189,6 @@ def _shape_text(shape: tuple[int, ...]) -> str:
     return "(" + ", ".join(str(length) if length else "any" for length in shape) + ")"
 
 
-def encode_meta(meta: SampleMeta) -> bytes:
-    """Write the meta record as JSON: sorted keys, ASCII, no blanks."""
-    return json.dumps(asdict(meta), sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
-
-
-def decode_meta(content: bytes) -> SampleMeta:
-    """Read the meta record.
-
-    Raises:
-        CodecError: not JSON, or fields missing, unknown or of another type.
-    """
-    try:
-        found = json.loads(content)
-    except ValueError as error:
-        raise CodecError(
-            f"{META} is not JSON ({error}); it is damaged: write the shard again"
-        ) from error
-    if not isinstance(found, dict) or cast("dict[str, Any]", found).keys() != _META_FIELDS:
-        raise CodecError(
-            f"{META} holds {content[:80]!r}: it must hold exactly "
-            f"{', '.join(sorted(_META_FIELDS))}; "
-            "write the shard again with this version"
-        )
-    return _to_meta(cast("dict[str, Any]", found))
-
-
-def _to_meta(found: dict[str, Any]) -> SampleMeta:
-    """Build the record from parsed JSON; a value of another type is refused, not converted."""
-    try:
-        x, y, z = found["center"]
-        for name, kind in _META_TYPES.items():
-            if type(found[name]) is not kind:
-                raise TypeError(f"{name} = {found[name]!r} is not of type {kind.__name__}")
-        if not type(x) is type(y) is type(z) is float:
-            raise TypeError(f"center = {found['center']!r} is not of three floats")
-        return SampleMeta(
-            source_id=found["source_id"],
-            label=found["label"],
-            size_px=found["size_px"],
-            rigs=tuple(map(_to_rig, found["rigs"])),
-            seed=found["seed"],
-            center=(x, y, z),
-            scale=found["scale"],
-            num_faces=found["num_faces"],
-            warnings=tuple(_typed(code, str) for code in found["warnings"]),
-        )
-    except (TypeError, ValueError) as error:
-        raise CodecError(
-            f"{META}: {error}; every field must have the type SampleMeta gives it: "
-            "write the shard again with this version"
-        ) from error
-
-
-def _to_rig(found: object) -> RigViews:
-    rig = cast("dict[str, object]", _typed(found, dict))
-    if set(rig) != {"name", "num_views"}:
-        raise ValueError(f"a rig of {sorted(rig)}, not of name and num_views")
-    return RigViews(_typed(rig["name"], str), _typed(rig["num_views"], int))
-
-
-def _typed(value: object, kind: type[T]) -> T:
-    if type(value) is not kind:
-        raise TypeError(f"{value!r} is not of type {kind.__name__}")
-    return value
-
-
 def encode_sample(sample: Sample) -> dict[str, bytes]:
     """Write every member of a whole sample.
 
@@ -284,7 +200,7 @@ def encode_sample(sample: Sample) -> dict[str, bytes]:
         CodecError: a picture is not a JPEG.
     """
     check_sample(sample, whole=True)
-    _check_picture_sizes(sample)
+    check_picture_sizes(sample)
     members = {
         POINTS: encode_array(sample.points),
         NORMALS: encode_array(sample.normals),
@@ -297,7 +213,13 @@ def encode_sample(sample: Sample) -> dict[str, bytes]:
     return dict(sorted(members.items()))
 
 
-def _check_picture_sizes(sample: Sample) -> None:
+def check_picture_sizes(sample: Sample) -> None:
+    """Check that the pictures are of the size that the meta record tells; none is decoded.
+
+    Raises:
+        SchemaError: one is of another size.
+        CodecError: one is not a JPEG.
+    """
     want = (sample.meta.size_px, sample.meta.size_px)
     for view, content in sample.pictures.items():
         if (found := picture_size(content)) != want:

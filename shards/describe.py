@@ -6,8 +6,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from shards.errors import NotFoundInStoreError
-from shards.manifest import load_manifest
+from shards.manifest import Manifest, load_manifest
 from shards.reader import Request, ShardReader
+
+MAX_SHEET_SAMPLES = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,14 +95,7 @@ def inspect(url: str | Path, key: str | None = None) -> str:
             for shard in manifest.shards
         ]
         return "\n".join([*lines, f"{manifest.num_samples} samples, digest {manifest.digest}"])
-    keys, source_ids = manifest.read_texts("key", "source_id")
-    names = keys if key in keys else source_ids
-    if key not in names:
-        raise NotFoundInStoreError(
-            f"{key}: {manifest.url} has no sample of this key or source id; "
-            "`python -m shards stats` tells what it has"
-        )
-    index = names.index(key)
+    index = _find(manifest, key)
     row = manifest.row(index)
     sample = ShardReader(manifest).read(Request(index, tuple(range(row.num_views))))
     assert sample is not None  # the reader raises on damage
@@ -116,3 +111,24 @@ def inspect(url: str | Path, key: str | None = None) -> str:
             *spans,
         ]
     )
+
+
+def chosen_samples(reader: ShardReader, key: str | None) -> list[int]:
+    """Choose the samples of a contact sheet: one by its key, or up to 12 spread over the set."""
+    if key is not None:
+        return [_find(reader.manifest, key)]
+    num_samples = reader.manifest.num_samples
+    count = min(num_samples, MAX_SHEET_SAMPLES)
+    return [place * num_samples // count for place in range(count)]
+
+
+def _find(manifest: Manifest, key: str) -> int:
+    """Tell the index of a sample by its key or source id."""
+    keys, source_ids = manifest.read_texts("key", "source_id")
+    names = keys if key in keys else source_ids
+    if key not in names:
+        raise NotFoundInStoreError(
+            f"{key}: {manifest.url} has no sample of this key or source id; "
+            "`python -m shards stats` tells what it has"
+        )
+    return names.index(key)

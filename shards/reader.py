@@ -4,7 +4,6 @@ The manifest says where every member lies, so no tar is parsed and nothing else 
 order samples come in is not decided here but in shards/plan.py.
 """
 
-import zlib
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -15,9 +14,10 @@ from typing import Literal, NamedTuple
 
 from shards.cache import CacheConfig, DiskCache
 from shards.codec import decode_array, decode_sample
-from shards.column_sets import Column, ColumnSet, load_columns
-from shards.columns import MemberSpan, ShardEntry
+from shards.column_manifest import Column, ColumnSet, load_columns
+from shards.columns import MemberSpan
 from shards.errors import CodecError, CorruptSampleError, ShardError
+from shards.fetch import Source, coalesce
 from shards.manifest import Manifest, load_manifest
 from shards.schema import (
     CAMERAS,
@@ -30,14 +30,11 @@ from shards.schema import (
     SchemaError,
     view_member,
 )
-from shards.store import LocalStore, Store, open_store
+from shards.store import open_store
 
 ALL_ARRAYS = (POINTS, NORMALS, COLORS, CAMERAS, VISIBILITY)
 # What pairing points with pixels needs.
 PAIRING = (POINTS, CAMERAS, VISIBILITY)
-
-# Reading this much too much costs less than a second request.
-MAX_GAP_BYTES = {"disk": 16 << 10, "network": 256 << 10}
 
 OnCorrupt = Literal["fail", "skip_and_count"]
 
@@ -112,11 +109,11 @@ class ShardReader:
         self.corrupt: list[CorruptSample] = []
         self._known_corrupt: set[int] = set()
         self._members = frozenset({*members, POINTS, META})
-        self._source = _Source(open_store(self.manifest.url), disk)
+        self._source = Source(open_store(self.manifest.url), disk)
         self._columns = tuple(load_columns(url, disk) for url in columns)
         for each in self._columns:
             each.check_base(self.manifest)
-        self._column_sources = tuple(_Source(open_store(each.url), disk) for each in self._columns)
+        self._column_sources = tuple(Source(open_store(each.url), disk) for each in self._columns)
         _refuse_repeats(self._columns)
 
     def read(self, request: Request) -> Sample | None:
@@ -149,9 +146,11 @@ class ShardReader:
         """
         if read_ahead < 1:
             raise ValueError(f"read_ahead = {read_ahead}: at least 1 sample must be under way")
-        if self._source.store.concurrency == 1:
+        sources = (self._source, *self._column_sources)
+        concurrency = max(source.store.concurrency for source in sources)
+        if concurrency == 1:
             return self._stream_from_disk(iter(requests), read_ahead)
-        return self._stream(iter(requests), read_ahead)
+        return self._stream(iter(requests), read_ahead, min(read_ahead, concurrency))
 
     def _stream_from_disk(
         self, requests: Iterator[Request], read_ahead: int
@@ -185,9 +184,8 @@ class ShardReader:
             return error
 
     def _stream(
-        self, requests: Iterator[Request], read_ahead: int
+        self, requests: Iterator[Request], read_ahead: int, num_threads: int
     ) -> Generator[Sample | None, None, None]:
-        num_threads = min(read_ahead, self._source.store.concurrency)
         pool = ThreadPoolExecutor(num_threads, thread_name_prefix="shard-reader")
         pending: deque[Future[Sample | CorruptSample]] = deque()
         try:
@@ -280,7 +278,11 @@ class ShardReader:
             }
             spans = samples.spans(place.row, column_of)
             runs = coalesce(spans, source.max_gap_bytes)
-            yield source.read(columns.shards[place.shard], spans, runs), column_of
+            try:
+                members = source.read(columns.shards[place.shard], spans, runs)
+            except CorruptSampleError as error:
+                raise CorruptSampleError(f"column set {columns.url}: {error}") from error
+            yield members, column_of
 
 
 class _Place(NamedTuple):
@@ -308,85 +310,3 @@ def _refuse_repeats(sets: Sequence[ColumnSet]) -> None:
         raise SchemaError(
             f"column {min(repeated)!r} is in two of the column sets: read one of them at a time"
         )
-
-
-@dataclass(frozen=True, slots=True)
-class _Source:
-    """Where the shards of a set lie, and where what is fetched of them is kept."""
-
-    store: Store
-    cache: DiskCache | None
-
-    @property
-    def max_gap_bytes(self) -> int:
-        """What is better read along than asked for again."""
-        return MAX_GAP_BYTES["disk" if self.store.concurrency == 1 else "network"]
-
-    def read(
-        self, shard: ShardEntry, spans: Sequence[MemberSpan], runs: Sequence[Sequence[MemberSpan]]
-    ) -> dict[str, bytes]:
-        """Read members of one sample, every checksum right; `runs` are the spans, coalesced."""
-        if self.cache is None or self.store.concurrency == 1:
-            return self._fetch(shard.name, runs)
-        found = self.cache.find(shard.sha256, spans)
-        if missing := [span for span in spans if span.name not in found]:
-            fetched = self._fetch(shard.name, coalesce(missing, self.max_gap_bytes))
-            self.cache.keep(shard.sha256, [(each.offset, fetched[each.name]) for each in missing])
-            found |= fetched
-        return found
-
-    def announce(self, shard: ShardEntry, runs: Sequence[Sequence[MemberSpan]]) -> None:
-        """Say what will be read soon."""
-        if isinstance(self.store, LocalStore):
-            self.store.will_need(shard.name, [_range_of(run) for run in runs])
-
-    def _fetch(self, name: str, runs: Sequence[Sequence[MemberSpan]]) -> dict[str, bytes]:
-        try:
-            return self._fetch_once(name, runs)
-        except CorruptSampleError:
-            # Perhaps on the way, or in a file that another one has replaced.
-            if isinstance(self.store, LocalStore):
-                self.store.reopen(name)
-            return self._fetch_once(name, runs)
-
-    def _fetch_once(self, name: str, runs: Sequence[Sequence[MemberSpan]]) -> dict[str, bytes]:
-        contents = self.store.get_ranges(name, [_range_of(run) for run in runs])
-        return {
-            span.name: _checked(content, span, run[0].offset)
-            for run, content in zip(runs, contents, strict=True)
-            for span in run
-        }
-
-
-def _range_of(run: Sequence[MemberSpan]) -> tuple[int, int]:
-    """Tell offset and length of a run of spans."""
-    start = run[0].offset
-    return start, run[-1].offset + run[-1].length - start
-
-
-def coalesce(spans: Sequence[MemberSpan], max_gap_bytes: int) -> list[list[MemberSpan]]:
-    """Put spans that lie close together into one run; each run is one request.
-
-    Args:
-        spans: of one shard, in any order.
-        max_gap_bytes: between two spans of a run, at most.
-    """
-    runs: list[list[MemberSpan]] = []
-    for span in sorted(spans, key=lambda each: each.offset):
-        if runs and span.offset - (runs[-1][-1].offset + runs[-1][-1].length) <= max_gap_bytes:
-            runs[-1].append(span)
-        else:
-            runs.append([span])
-    return runs
-
-
-def _checked(content: bytes, span: MemberSpan, start: int) -> bytes:
-    """Cut a member out of a run that begins at `start`, and compare its checksum."""
-    first = span.offset - start
-    member = content[first : first + span.length]
-    if zlib.crc32(member) != span.crc32 or len(member) != span.length:
-        raise CorruptSampleError(
-            f"{span.name}, {span.length} bytes from {span.offset}, is not what was written "
-            f"({len(member)} bytes, CRC-32 {zlib.crc32(member):08x}, not {span.crc32:08x})"
-        )
-    return member

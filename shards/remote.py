@@ -33,6 +33,7 @@ from shards.local import scratch_in, sweep
 _tried_again = stamina.retry(on=TransientStoreError, attempts=4, timeout=None)
 
 _RETRIES_OF_A_REQUEST = 6
+_SHORTEST_PAUSE = timedelta(milliseconds=20)
 _LONGEST_PAUSE = timedelta(seconds=5)
 _LONGEST_RETRYING = timedelta(seconds=60)
 _PIECE_BYTES = 8 << 20
@@ -138,7 +139,7 @@ def _connect(url: str) -> ObjectStore:
         client_options={"allow_http": endpoint.startswith("http://")},
         retry_config={
             "max_retries": _RETRIES_OF_A_REQUEST,
-            "backoff": {"max_backoff": _LONGEST_PAUSE},
+            "backoff": {"init_backoff": _SHORTEST_PAUSE, "max_backoff": _LONGEST_PAUSE},
             "retry_timeout": _LONGEST_RETRYING,
         },
     )

@@ -12,13 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from shards.column_sets import (
-    COLUMNS_MANIFEST,
-    Column,
-    ColumnSet,
-    index_columns,
-    load_columns,
-)
+from shards.column_manifest import COLUMNS_MANIFEST, Column, ColumnSet, load_columns
+from shards.column_sets import index_columns
 from shards.columns import SampleRow, ShardEntry, ShardInfo
 from shards.errors import (
     MEND_MANIFEST,

@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from itertools import groupby
 from pathlib import Path
 
-from shards.codec import decode_sample, encode_sample
+from shards.codec import check_picture_sizes, decode_sample, encode_sample
 from shards.columns import MemberSpan, SampleRow, ShardInfo, columns_of
 from shards.errors import MEND_SHARD, CodecError, CorruptSampleError
 from shards.local import explained_disk
@@ -190,6 +190,7 @@ def _index_sample(key: str, found: list[tuple[str, int, bytes]]) -> SampleRow:
     if len(members) != len(found):
         raise SchemaError(f"{key} has a member twice")
     sample = decode_sample(members)
+    check_picture_sizes(sample)
     if sample.key != key:
         raise SchemaError(f"{key} holds the shape {sample.meta.source_id!r} of key {sample.key}")
     return SampleRow(

@@ -6,7 +6,7 @@ import socket
 import struct
 import threading
 from collections import Counter
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -22,6 +22,9 @@ class Faults:
         answer_lost: the request is carried out, and its answer is lost.
         answer_cut: the answer's body breaks off half way.
         seed: of the dice.
+        cut_at: number of the request, counted from 0, of whose body only a share is forwarded.
+        cut_share: that share.
+        on_cut: called then; the client gets no answer.
     """
 
     refused: float = 0.0
@@ -30,6 +33,9 @@ class Faults:
     answer_cut: float = 0.0
     seed: int = 0
     counts: Counter[str] = field(default_factory=Counter)
+    cut_at: int = -1
+    cut_share: float = 0.5
+    on_cut: Callable[[], None] | None = None
 
 
 @contextmanager
@@ -49,15 +55,18 @@ class _Proxy(ThreadingHTTPServer):
 
     def __init__(self, server_port: int, faults: Faults) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
-        self.upstream_port, self._faults = server_port, faults
+        self.upstream_port, self.faults = server_port, faults
         self._dice, self._lock = random.Random(faults.seed), threading.Lock()
 
     def draw_fault(self) -> str:
         names = ("refused", "reset", "answer_lost", "answer_cut")
         with self._lock:
-            weights = [getattr(self._faults, name) for name in names]
+            if sum(self.faults.counts.values()) == self.faults.cut_at:
+                self.faults.counts["cut"] += 1
+                return "cut"
+            weights = [getattr(self.faults, name) for name in names]
             (fault,) = self._dice.choices([*names, "none"], [*weights, 1 - sum(weights)])
-            self._faults.counts[fault] += 1
+            self.faults.counts[fault] += 1
             return fault
 
 
@@ -83,6 +92,9 @@ class _Handler(BaseHTTPRequestHandler):
         if fault == "reset":
             self._reset()
             return
+        if fault == "cut":
+            self._cut(body)
+            return
         status, headers, content = self._carry_out(body)
         if fault == "answer_lost":
             self._reset()
@@ -91,6 +103,19 @@ class _Handler(BaseHTTPRequestHandler):
             self._reset()
         else:
             self._answer(status, headers, content)
+
+    def _cut(self, body: bytes) -> None:
+        """Forward the beginning of a request, and have the client ended."""
+        faults = self.server.faults
+        upstream = http.client.HTTPConnection("127.0.0.1", self.server.upstream_port, timeout=60)
+        upstream.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
+        for name, value in self.headers.items():
+            upstream.putheader(name, value)
+        upstream.endheaders(body[: int(len(body) * faults.cut_share)] or None)
+        if faults.on_cut is not None:
+            faults.on_cut()
+        upstream.close()
+        self.close_connection = True
 
     def _carry_out(self, body: bytes) -> tuple[int, list[tuple[str, str]], bytes]:
         upstream = http.client.HTTPConnection("127.0.0.1", self.server.upstream_port, timeout=60)

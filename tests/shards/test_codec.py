@@ -172,6 +172,12 @@ def test_a_meta_record_of_other_fields_or_types_is_refused(sample, old, new):
         decode_meta(content.replace(old, new))
 
 
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff", b"[" * 100_000, b'{"a":' * 100_000])
+def test_what_is_no_json_is_refused(content):
+    with pytest.raises(CodecError, match="is not JSON"):
+        decode_meta(content)
+
+
 def test_members_that_were_left_out_stay_empty(sample):
     members = encode_sample(sample)
     cloud = decode_sample({name: members[name] for name in (POINTS, META)})

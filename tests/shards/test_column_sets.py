@@ -163,7 +163,8 @@ def test_a_flipped_bit_of_a_column_is_caught_and_counted(shard_set, features):
     span = load_columns(features).parts[1].samples.row(1).members[0]
     content[span.offset + span.length - 1] ^= 1
     path.write_bytes(content)
-    with pytest.raises(CorruptSampleError, match=rf"sample 5.*{span.name}"):
+    told = rf"sample 5.*column set {features}: {span.name}"
+    with pytest.raises(CorruptSampleError, match=told):
         ShardReader(shard_set.url, columns=[features]).read(Request(5))
     reader = ShardReader(shard_set.url, "skip_and_count", columns=[features])
     read = [sample is not None for sample in reader.stream(map(Request, range(12)))]

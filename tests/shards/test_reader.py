@@ -15,8 +15,9 @@ import shards.reader
 from shards.codec import encode_sample
 from shards.columns import MemberSpan
 from shards.errors import CorruptSampleError, NotFoundInStoreError, StoreError
+from shards.fetch import coalesce
 from shards.manifest import shard_name
-from shards.reader import PAIRING, Request, ShardReader, coalesce
+from shards.reader import PAIRING, Request, ShardReader
 from shards.schema import POINTS, SchemaError, view_member
 from shards.store import RemoteStore
 

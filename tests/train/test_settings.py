@@ -1,11 +1,17 @@
 import dataclasses
+from pathlib import Path
 
+import numpy as np
 import pytest
 
 from picpoint.data.augment import AugmentConfig
 from picpoint.data.pairs import DataConfig
-from picpoint.train.settings import PretrainConfig
+from picpoint.train.settings import PretrainConfig, plan_run
 from picpoint.train.state import OptimConfig
+from shards.errors import NotFoundInStoreError
+from shards.manifest import load_manifest
+from shards.parts import Parts
+from shards.store import LocalStore
 
 
 @pytest.mark.parametrize(
@@ -76,3 +82,18 @@ def test_an_optimiser_out_of_bounds_is_refused(changes: dict[str, float], told: 
 def test_other_views_than_there_are_asked_for_at_once_are_allowed() -> None:
     assert DataConfig("shards", views=0, views_per_step=4).views_per_step == 4
     assert DataConfig("shards", views=4, views_per_step=4).views == 4
+
+
+def test_a_run_that_holds_nothing_out_reads_no_labels(
+    tiny_config: PretrainConfig, tmp_path: Path
+) -> None:
+    """So that a run over ten million shapes starts without their rows."""
+    holdout = dataclasses.replace(tiny_config.data.holdout, num_folds=0)
+    data = dataclasses.replace(tiny_config.data, holdout=holdout)
+    manifest = load_manifest(data.shards)
+    blind = dataclasses.replace(manifest, parts=Parts(LocalStore(tmp_path), manifest.shards))
+    plan, selection = plan_run(dataclasses.replace(tiny_config, data=data), blind)
+    assert plan.num_samples == manifest.num_samples
+    np.testing.assert_array_equal(selection, np.arange(manifest.num_samples))
+    with pytest.raises(NotFoundInStoreError):
+        plan_run(tiny_config, blind)

@@ -1,0 +1,95 @@
+"""How are the bytes of a sample fetched? By range, few at a time, every checksum compared."""
+
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from shards.cache import DiskCache
+from shards.columns import MemberSpan, ShardEntry
+from shards.errors import CorruptSampleError
+from shards.store import LocalStore, Store
+
+# Reading this much too much costs less than a second request.
+MAX_GAP_BYTES = {"disk": 16 << 10, "network": 256 << 10}
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where the shards of a set lie, and where what is fetched of them is kept."""
+
+    store: Store
+    cache: DiskCache | None
+
+    @property
+    def max_gap_bytes(self) -> int:
+        """What is better read along than asked for again."""
+        return MAX_GAP_BYTES["disk" if self.store.concurrency == 1 else "network"]
+
+    def read(
+        self, shard: ShardEntry, spans: Sequence[MemberSpan], runs: Sequence[Sequence[MemberSpan]]
+    ) -> dict[str, bytes]:
+        """Read members of one sample, every checksum right; `runs` are the spans, coalesced."""
+        if self.cache is None or self.store.concurrency == 1:
+            return self._fetch(shard.name, runs)
+        found = self.cache.find(shard.sha256, spans)
+        if missing := [span for span in spans if span.name not in found]:
+            fetched = self._fetch(shard.name, coalesce(missing, self.max_gap_bytes))
+            self.cache.keep(shard.sha256, [(each.offset, fetched[each.name]) for each in missing])
+            found |= fetched
+        return found
+
+    def announce(self, shard: ShardEntry, runs: Sequence[Sequence[MemberSpan]]) -> None:
+        """Say what will be read soon."""
+        if isinstance(self.store, LocalStore):
+            self.store.will_need(shard.name, [_range_of(run) for run in runs])
+
+    def _fetch(self, name: str, runs: Sequence[Sequence[MemberSpan]]) -> dict[str, bytes]:
+        try:
+            return self._fetch_once(name, runs)
+        except CorruptSampleError:
+            # Perhaps on the way, or in a file that another one has replaced.
+            if isinstance(self.store, LocalStore):
+                self.store.reopen(name)
+            return self._fetch_once(name, runs)
+
+    def _fetch_once(self, name: str, runs: Sequence[Sequence[MemberSpan]]) -> dict[str, bytes]:
+        contents = self.store.get_ranges(name, [_range_of(run) for run in runs])
+        return {
+            span.name: _checked(content, span, run[0].offset)
+            for run, content in zip(runs, contents, strict=True)
+            for span in run
+        }
+
+
+def _range_of(run: Sequence[MemberSpan]) -> tuple[int, int]:
+    """Tell offset and length of a run of spans."""
+    start = run[0].offset
+    return start, run[-1].offset + run[-1].length - start
+
+
+def coalesce(spans: Sequence[MemberSpan], max_gap_bytes: int) -> list[list[MemberSpan]]:
+    """Put spans that lie close together into one run; each run is one request.
+
+    Args:
+        spans: of one shard, in any order.
+        max_gap_bytes: between two spans of a run, at most.
+    """
+    runs: list[list[MemberSpan]] = []
+    for span in sorted(spans, key=lambda each: each.offset):
+        if runs and span.offset - (runs[-1][-1].offset + runs[-1][-1].length) <= max_gap_bytes:
+            runs[-1].append(span)
+        else:
+            runs.append([span])
+    return runs
+
+
+def _checked(content: bytes, span: MemberSpan, start: int) -> bytes:
+    """Cut a member out of a run that begins at `start`, and compare its checksum."""
+    first = span.offset - start
+    member = content[first : first + span.length]
+    if zlib.crc32(member) != span.crc32 or len(member) != span.length:
+        raise CorruptSampleError(
+            f"{span.name}, {span.length} bytes from {span.offset}, is not what was written "
+            f"({len(member)} bytes, CRC-32 {zlib.crc32(member):08x}, not {span.crc32:08x})"
+        )
+    return member
