@@ -18,8 +18,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
+from benchmarks.memory import reset_peak, status_bytes
 from benchmarks.record import Json, write_record
-from benchmarks.step import reset_peak, status_bytes
 from picpoint.losses.tiled import contrast_rows
 
 WIDTH = 512

@@ -17,8 +17,6 @@ X is not installed (extra `bench`).
 """
 
 import argparse
-import ctypes
-import gc
 import importlib.util
 import json
 import statistics
@@ -26,13 +24,13 @@ import time
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from benchmarks.memory import reset_peak, status_bytes
 from benchmarks.peer_openpoints import openpoints_dgcnn, openpoints_pointnext
 from benchmarks.peer_torch_pointcloud import (
     Peer,
@@ -191,7 +189,7 @@ def _ratios(costs: Mapping[str, StepCost]) -> dict[str, float | None]:
 def _measure(form: Form, points: Float[Tensor, "B N 3"], bfloat16: bool) -> StepCost:
     """Run one step and take its time and memory."""
     form.module.zero_grad(set_to_none=True)
-    base_bytes = _reset_peak()
+    base_bytes = reset_peak()
     start_s = time.process_time()
     with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
         features = form.forward(points)
@@ -203,7 +201,7 @@ def _measure(form: Form, points: Float[Tensor, "B N 3"], bfloat16: bool) -> Step
     return StepCost(
         forward_s=forward_s / len(points),
         step_s=(forward_s + backward_s) / len(points),
-        peak_bytes=_status_bytes("VmHWM") - base_bytes,
+        peak_bytes=status_bytes("VmHWM") - base_bytes,
     )
 
 
@@ -214,21 +212,6 @@ def _median(costs: list[StepCost]) -> StepCost:
         step_s=statistics.median(cost.step_s for cost in costs),
         peak_bytes=int(statistics.median(cost.peak_bytes for cost in costs)),
     )
-
-
-def _reset_peak() -> int:
-    """Give freed memory back to Linux, forget the peak, and tell what is resident now."""
-    gc.collect()
-    ctypes.CDLL("libc.so.6").malloc_trim(0)
-    Path("/proc/self/clear_refs").write_text("5")
-    return _status_bytes("VmRSS")
-
-
-def _status_bytes(name: str) -> int:
-    """Read a memory figure of this process."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    (kilobytes,) = (line.split()[1] for line in lines if line.startswith(f"{name}:"))
-    return int(kilobytes) * 1024
 
 
 if __name__ == "__main__":
