@@ -17,7 +17,7 @@ demo: $(READY)
 	$(BIN)/picpoint demo seeds=$(SEEDS)
 
 test: $(READY)
-	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal \
+	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile \
 		-m "not slow and not gpu and not kaolin and not remote"
 
 faults: $(READY)

@@ -242,6 +242,7 @@ def test_a_source_that_gained_a_shape_is_not_taken_for_done(
     assert "other inputs" in line
 
 
+@pytest.mark.slow
 def test_a_rig_s_file_that_changed_is_not_taken_for_done(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

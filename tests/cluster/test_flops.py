@@ -6,6 +6,7 @@ from cluster import flops
 from cluster.app import main
 
 
+@pytest.mark.slow
 def test_every_encoder_and_the_published_transformers_have_a_row(monkeypatch, capsys):
     monkeypatch.setattr(flops, "NUM_POINTS", 128)  # the larger ones take seconds otherwise
     assert main(["flops"]) == 0

@@ -1,7 +1,8 @@
 from pathlib import Path
 
 import torch
-from torch import Tensor, distributed, multiprocessing, nn
+from rank_processes import start_ranks
+from torch import Tensor, distributed, nn
 
 from picpoint.ops.ghost_norm import GhostBatchNorm, update_running_statistics
 
@@ -41,7 +42,7 @@ def _rank_main(rank: int, folder: str) -> None:
 
 
 def test_two_ranks_with_half_the_ghosts_each_equal_one_rank(tmp_path: Path):
-    multiprocessing.spawn(_rank_main, (str(tmp_path),), nprocs=RANKS)
+    start_ranks(_rank_main, (str(tmp_path),), RANKS)
     model = _model()
     outputs = _train(model, slice(0, SHAPES))
     ranks = [torch.load(tmp_path / f"rank{rank}.pt", weights_only=True) for rank in range(RANKS)]

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from rank_processes import start_ranks
 from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
 
@@ -125,7 +126,7 @@ def run_rank(rank: int, folder: str) -> None:
 @pytest.fixture(scope="module")
 def results_folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("ranks")
-    torch.multiprocessing.spawn(run_rank, (str(folder),), nprocs=3)
+    start_ranks(run_rank, (str(folder),), 3)
     return folder
 
 

@@ -2,8 +2,10 @@
 
 from pathlib import Path
 
+import pytest
 import torch
-from torch import distributed, multiprocessing
+from rank_processes import start_ranks
+from torch import distributed
 
 from picpoint.data.pairs import DataConfig
 from picpoint.encoders.dgcnn import DgcnnConfig
@@ -48,6 +50,7 @@ def _rank_main(rank: int, shards: str, folder: str) -> None:
     distributed.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_ranks_that_resume_from_different_positions_are_stopped(
     shard_set: Path, tmp_path: Path
 ) -> None:
@@ -55,7 +58,7 @@ def test_ranks_that_resume_from_different_positions_are_stopped(
     reports = pretrain(_config(str(shard_set)), tmp_path / "of_rank0", CPU, resume="never")
     next(reports)
     reports.close()
-    multiprocessing.spawn(_rank_main, (str(shard_set), str(tmp_path)), nprocs=2)
+    start_ranks(_rank_main, (str(shard_set), str(tmp_path)), 2)
     for rank in (0, 1):
         told = (tmp_path / f"rank{rank}.txt").read_text()
         assert "0 and 4 samples" in told

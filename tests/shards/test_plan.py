@@ -148,6 +148,7 @@ def test_the_order_is_frozen():
     assert plan.batch_at(0).sample_index.tolist() == FROZEN_ORDER
 
 
+@pytest.mark.slow
 @settings(max_examples=120)
 @given(topologies(), st.data())
 def test_world_sizes_that_change_in_mid_epoch_read_the_order_of_one_rank(topology, data):

@@ -56,7 +56,7 @@ def test_pointnext_learns_and_resumes_bit_for_bit(train, tmp_path) -> None:
     reports = train("whole", **settings)
     assert reports[-1].loss < reports[0].loss
     train("cut", **settings, steps=5)
-    assert train("cut", **settings, resume=True)[0].step == 6
+    assert train("cut", **settings, resume="auto")[0].step == 6
     assert_same_weights(tmp_path / "whole", tmp_path / "cut")
 
 
