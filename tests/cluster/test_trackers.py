@@ -60,6 +60,7 @@ def test_a_tracker_that_is_not_installed_says_how_to_get_it(tmp_path, monkeypatc
             track([name], tmp_path / "run")
 
 
+@pytest.mark.filterwarnings("ignore")  # its own, of the database that it uses
 @pytest.mark.skipif(importlib.util.find_spec("mlflow") is None, reason="mlflow is not installed")
 def test_mlflow_has_the_figures_and_the_settings(tmp_path, monkeypatch):
     import mlflow
