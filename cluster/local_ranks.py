@@ -18,9 +18,8 @@ import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import timedelta
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from multiprocessing.connection import Connection, wait
-from multiprocessing.sharedctypes import Synchronized
 
 import torch.distributed as dist
 
@@ -35,6 +34,9 @@ SILENCE_S = 30.0
 _START_S = 300.0
 # When one rank has failed, the others fail soon; which of them is the cause shows only then.
 _GRACE_S = 5.0
+
+# What gloo and NCCL say to the ranks that waited for one that is gone.
+_LOST_PEER = ("onnection closed by peer", "onnection reset", "imed out", "Broken pipe", "NCCL")
 
 RankWork = Callable[[int], None]
 
@@ -107,9 +109,16 @@ def _cause(failures: list[BaseException], running: "Sequence[_Rank]") -> BaseExc
     while len(failures) < len(running) and time.monotonic() < deadline:
         time.sleep(0.1)
         failures = [failure for rank in running if (failure := rank.failure()) is not None]
-    own = [failure for failure in failures if would_fail_again(failure)]
-    died = [failure for failure in failures if isinstance(failure, RankDiedError)]
-    return next(iter([*own, *died, *failures]))
+    return min(failures, key=_is_consequence)
+
+
+def _is_consequence(failure: BaseException) -> int:
+    """Order failures: what is wrong, who was killed, what else went wrong, who lost a peer."""
+    if would_fail_again(failure):
+        return 0
+    if isinstance(failure, RankDiedError):
+        return 1
+    return 3 if any(words in str(failure) for words in _LOST_PEER) else 2
 
 
 class _Place:
@@ -141,7 +150,8 @@ class _Rank:
         self.number = place.rank
         self._told, theirs = context.Pipe(duplex=False)
         self._started_s = time.monotonic()
-        self._pulse: Synchronized[float] = context.Value(ctypes.c_double, 0.0)
+        # Without a lock, which a stopped rank could hold.
+        self._pulse: ctypes.c_double = context.Value(ctypes.c_double, 0.0, lock=False)  # pyright: ignore[reportAttributeAccessIssue]
         self._failure: BaseException | None = None
         self.process = context.Process(target=_live, args=(work, place, theirs, self._pulse))
         # Ctrl-C is the parent's business, also while the server loads.
@@ -159,10 +169,10 @@ class _Rank:
         return self._failure
 
     def _look(self) -> BaseException | None:
+        code = self.process.exitcode  # before the pipe: what it told last is there by then
         with suppress(EOFError, OSError):
             if self._told.poll():
                 return self._told.recv()
-        code = self.process.exitcode
         if code is None:
             return self._silence()
         if code == 0:
@@ -185,9 +195,10 @@ class _Rank:
         self._told.close()
 
 
-def _live(work: RankWork, place: _Place, parent: Connection, pulse: "Synchronized[float]") -> None:
+def _live(work: RankWork, place: _Place, parent: Connection, pulse: "ctypes.c_double") -> None:
     """Be a rank; runs in its process."""
     end_with_parent()
+    threading.Thread(target=_end_with_driver, daemon=True).start()
     threading.Thread(target=_beat, args=(pulse,), daemon=True).start()
     try:
         place.join()
@@ -205,7 +216,15 @@ def _live(work: RankWork, place: _Place, parent: Connection, pulse: "Synchronize
         os._exit(1)
 
 
-def _beat(pulse: "Synchronized[float]") -> None:
+def _end_with_driver() -> None:
+    """End when the driver does; the kernel tells only of the server that this is forked off."""
+    driver = parent_process()
+    assert driver is not None
+    wait([driver.sentinel])
+    os._exit(1)
+
+
+def _beat(pulse: "ctypes.c_double") -> None:
     while True:
         pulse.value = time.monotonic()  # the same clock in every process of a machine
         time.sleep(BEAT_S)

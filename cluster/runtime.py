@@ -125,6 +125,7 @@ def _with_absolute_paths(job: "PretrainJob") -> "PretrainJob":
             job.data,
             shards=absolute_place(job.data.shards),
             features=absolute_place(job.data.features) if job.data.features else "",
+            cache_dir=absolute_place(job.data.cache_dir) if job.data.cache_dir else "",
         ),
         checkpoints=absolute_place(job.checkpoints) if job.checkpoints else "",
         resume=resume if resume in ("auto", "never") else absolute_place(resume),

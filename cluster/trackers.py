@@ -4,13 +4,15 @@ The training loop knows none of these: the command that follows the run's log pa
 """
 
 import importlib
+import logging
 import os
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from cluster.compose import ConfigError
+
+logger = logging.getLogger(__name__)
 
 TrackerName = Literal["tensorboard", "mlflow", "wandb"]
 
@@ -47,24 +49,34 @@ class Trackers:
         settings: Mapping[str, object],
         resumed_at: int,
     ) -> None:
-        self._stack = ExitStack()
-        self._trackers: list[Tracker] = []
+        self._last_step = resumed_at
+        self._trackers: dict[TrackerName, Tracker] = {}
         for name in names:
-            tracker = _open_tracker(name, out, settings, resumed_at)
-            self._stack.callback(tracker.close)
-            self._trackers.append(tracker)
+            self._trackers[name] = _open_tracker(name, out, settings, resumed_at)
 
     def __enter__(self) -> "Trackers":
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._stack.close()
+        for name in list(self._trackers):
+            self._try(name, lambda tracker: tracker.close())
 
     def log(self, report: Mapping[str, float]) -> None:
-        """Pass on one line of the log."""
+        """Pass on one line of the log, once; a tracker that fails is left out from then on."""
+        step = int(report["step"])
+        if step <= self._last_step:
+            return
+        self._last_step = step
         figures = {name: value for name, value in report.items() if name not in _POSITION}
-        for tracker in self._trackers:
-            tracker.log(int(report["step"]), figures)
+        for name in list(self._trackers):
+            self._try(name, lambda tracker: tracker.log(step, figures))
+
+    def _try(self, name: TrackerName, action: Callable[[Tracker], None]) -> None:
+        try:
+            action(self._trackers[name])
+        except Exception as error:  # no figure elsewhere is worth a run
+            del self._trackers[name]
+            logger.warning("trackers=[%s] failed and gets no more figures: %s", name, error)
 
 
 def _open_tracker(

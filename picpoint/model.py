@@ -8,6 +8,7 @@
 The image encoder is not part of the model: its features come in, so they may be computed or read.
 """
 
+import math
 from dataclasses import dataclass, field
 from typing import Annotated
 
@@ -26,7 +27,7 @@ from picpoint.heads.projection import PosedProjectionHead, ProjectionConfig, Pro
 PointEncoderConfig = Annotated[DgcnnConfig | PointNextConfig, Discriminator("name")]
 
 # As in CLIP (arXiv:2103.00020), section 2.5.
-_LEAST_TEMPERATURE = 0.01
+LEAST_TEMPERATURE = 0.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,10 +109,17 @@ class PretrainModel(nn.Module):
         )
 
     def _temperature(self) -> Float[Tensor, ""] | None:
-        """Give the learnt temperature, at least 0.01: below, one pair takes all the gradient."""
-        if self.log_temperature is None:
-            return None
-        return self.log_temperature.exp().clamp(min=_LEAST_TEMPERATURE)
+        """Give the learnt temperature."""
+        return None if self.log_temperature is None else self.log_temperature.exp()
+
+    @torch.no_grad()
+    def keep_temperature_in_range(self) -> None:
+        """Keep a learnt temperature at 0.01 or more; below, one pair takes all the gradient.
+
+        To be called after each update.
+        """
+        if self.log_temperature is not None:
+            self.log_temperature.clamp_(min=math.log(LEAST_TEMPERATURE))
 
     def encode_pooled(self, points: Float[Tensor, "B N 3"]) -> Float[Tensor, "B C"]:
         """Describe clouds as a probe sees them: the encoder's pooled feature, before any head."""

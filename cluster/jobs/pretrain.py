@@ -21,6 +21,12 @@ from picpoint.train.pretrain import STOP_FILE
 from picpoint.train.settings import PretrainConfig, plan_run, rows_of_ranks
 from shards.manifest import load_manifest
 
+# What may differ when a run goes on.
+_MOOT = (
+    *("out", "resume", "runtime", "trackers", "micro_batch"),
+    *("log_every", "checkpoint_every", "keep_checkpoints", "milestone_every"),
+)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PretrainJob(PretrainConfig):
@@ -81,12 +87,10 @@ def run(job: PretrainJob) -> None:
     """
     out = Path(job.out)
     plan, _ = plan_run(job, load_manifest(job.data.shards))
-    stage = keep_or_start(
-        job.out, "pretrain", job, plan.digest, moot=("out", "resume", "runtime", "trackers")
-    )
+    stage = keep_or_start(job.out, "pretrain", job, plan.digest, moot=_MOOT)
     if stage.kept:
         return
-    _refuse_earlier_checkpoints(job)
+    resumed_at = _resumed_at(job)
     # From here on, whoever begins again goes on.
     job = dataclasses.replace(job, resume="auto" if job.resume_from == "never" else job.resume)
     (out / STOP_FILE).unlink(missing_ok=True)
@@ -95,7 +99,7 @@ def run(job: PretrainJob) -> None:
         concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="runtime") as thread,
         _stop_on_interrupt(out / STOP_FILE),
         ProgressLine("pretrain") as progress,
-        Trackers(job.trackers, out, plain(job), _last_step(out / LOG_FILE)) as trackers,
+        Trackers(job.trackers, out, plain(job), resumed_at) as trackers,
     ):
         # In a thread of its own, because Ray Train would answer Ctrl-C by killing its workers.
         running = thread.submit(run_workers, job)
@@ -114,18 +118,20 @@ def run(job: PretrainJob) -> None:
     stage.finish()
 
 
-def _refuse_earlier_checkpoints(job: PretrainJob) -> None:
-    """Hold `resume=never` to its word.
+def _resumed_at(job: PretrainJob) -> int:
+    """Tell the step that a run will go on from.
 
     Raises:
-        CheckpointError: there are checkpoints already.
+        CheckpointError: there are checkpoints already, and `resume` is `never`.
     """
     folder = job.checkpoints_of(Path(job.out))
-    if job.resume_from == "never" and newest_checkpoint(folder) != (None, ()):
+    found, passed_over = newest_checkpoint(folder)
+    if job.resume_from == "never" and (found is not None or passed_over):
         raise CheckpointError(
             f"{folder} holds checkpoints of an earlier run; continue it with resume=auto, or "
             "choose another `out`"
         )
+    return 0 if found is None else found.state["samples_seen"] // job.global_batch
 
 
 @contextlib.contextmanager
@@ -157,12 +163,6 @@ def _follow(path: Path) -> Iterator[list[str]]:
             yield whole
         else:
             yield []
-
-
-def _last_step(path: Path) -> int:
-    """Tell how far a run was when it was begun again."""
-    lines = path.read_text().splitlines() if path.exists() else []
-    return json.loads(lines[-1])["step"] if lines and lines[-1].endswith("}") else 0
 
 
 def _summary(line: str) -> str:

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from picpoint.train.state import TrainState
-from shards.errors import NotFoundInStoreError, StoreError
+from shards.errors import AlreadyInStoreError, NotFoundInStoreError, StoreError
 from shards.store import Store, open_store, put_once
 
 logger = logging.getLogger(__name__)
@@ -103,8 +103,8 @@ def save_checkpoint(
     commit = {"sha256": digest, "settings": dict(settings)}
     try:
         store = open_store(folder)
-        put_once(store, f"{name}.pt", content)
-        put_once(store, f"{name}.json", json.dumps(commit, indent=1).encode())
+        _put(store, f"{name}.pt", content)
+        _put(store, f"{name}.json", json.dumps(commit, indent=1).encode())
     except StoreError as error:
         raise CheckpointError(f"step {step}: no checkpoint: {error}") from error
     try:
@@ -112,6 +112,15 @@ def save_checkpoint(
     except StoreError as error:
         logger.warning("old checkpoints stay: %s", error)
     return f"{store.url}/{name}.pt"
+
+
+def _put(store: Store, name: str, content: bytes) -> None:
+    """Publish content under a name that only it can have; what else has it is damaged, and goes."""
+    try:
+        put_once(store, name, content)
+    except AlreadyInStoreError:
+        store.remove(name)
+        put_once(store, name, content)
 
 
 def _drop_old(store: Store, written: str, retention: Retention) -> None:
@@ -165,7 +174,7 @@ def restore(
 
     Raises:
         CheckpointError: checkpoints stand in `folder` and none is wanted; the one named is missing
-            or damaged; or it was made with other settings or by another version.
+            or damaged, or all are; or it was made with other settings or by another version.
     """
     found, passed_over = newest_checkpoint(folder)
     for line in passed_over:
@@ -174,6 +183,11 @@ def restore(
         raise CheckpointError(
             f"{folder} holds checkpoints of an earlier run; continue it with resume=auto, or "
             "choose another `out`"
+        )
+    if found is None and passed_over:
+        raise CheckpointError(
+            f"{folder}: none of its {len(passed_over)} checkpoints is whole (the newest: "
+            f"{passed_over[0]}); remove them to begin anew"
         )
     if found is None and resume not in ("auto", "never"):
         found = _named_checkpoint(resume)

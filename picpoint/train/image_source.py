@@ -2,6 +2,7 @@
 
 from picpoint.data.image_features import FeatureCodec, load_codec
 from picpoint.encoders.image import ImageEncoder, ImageEncoderConfig
+from picpoint.encoders.image_weights import MissingWeightsError, check_digest, find_weights
 from picpoint.train.settings import ImageSource
 from shards.errors import NotWholeError
 from shards.manifest import Manifest
@@ -44,6 +45,8 @@ def open_features(url: str, config: ImageEncoderConfig, manifest: Manifest) -> F
     found = [
         f"{name} was {was}, is {asked}" for name, (was, asked) in wanted.items() if was != asked
     ]
+    if (weights := _wanted_weights(config)) not in (None, info.weights_sha256):
+        found.append(f"the weights were {info.weights_sha256[:12]}..., are {weights[:12]}...")
     if config.precision not in ("auto", info.precision):
         found.append(f"image_encoder.precision was {info.precision}, is {config.precision}")
     if found:
@@ -52,6 +55,20 @@ def open_features(url: str, config: ImageEncoderConfig, manifest: Manifest) -> F
             "features anew with picpoint cache-features"
         )
     return codec
+
+
+def _wanted_weights(config: ImageEncoderConfig) -> str | None:
+    """Hash the weight file that the settings name; None where it is not on this machine.
+
+    Raises:
+        MissingWeightsError: a file is named, and it is not there.
+    """
+    try:
+        return check_digest(find_weights(config.name, config.weights))
+    except MissingWeightsError:
+        if config.weights != "default":
+            raise
+        return None
 
 
 def cached_source(codec: FeatureCodec) -> ImageSource:

@@ -92,6 +92,8 @@ def pretrain(
         first_step = step = run.step
         started, waited_s, num_corrupt = time.perf_counter(), 0.0, 0
         stopped = warned = False
+        if step == run.total_steps and run.rank == 0:
+            writer.save(step, state.state_dict())  # begun from a finished run: it is here, too
         while step < run.total_steps and not stopped:
             asked = time.perf_counter()
             batch = next(run.batches)
@@ -102,10 +104,7 @@ def pretrain(
             num_corrupt += totals.num_corrupt
             stopped = totals.stop
             last = stopped or step == run.total_steps
-            if run.rank == 0 and (last or config.is_checkpoint_due(step)):
-                writer.save(step, state.state_dict())
-            if last:
-                writer.wait()
+            report = None
             if last or step % config.log_every == 0:
                 health = measure_embeddings(embeddings, run.rows_per_rank)
                 if health.is_collapse and run.rank == 0 and not warned:
@@ -115,6 +114,12 @@ def pretrain(
                 pace = _Pace(step - first_step, num_corrupt, elapsed_s, waited_s)
                 report = _report(run, totals, health, pace)
                 write_report(log, report)
+            # After the log, which a resume cuts to where the checkpoint was: no line is ever lost.
+            if run.rank == 0 and (last or config.is_checkpoint_due(step)):
+                writer.save(step, state.state_dict())
+            if last:
+                writer.wait()
+            if report is not None:
                 yield report
 
 

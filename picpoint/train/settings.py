@@ -15,7 +15,7 @@ from picpoint.data.split import held_out
 from picpoint.encoders.image import ImageEncoderConfig
 from picpoint.heads.projection import ProjectionConfig
 from picpoint.losses.info_nce import LossConfig
-from picpoint.model import ModelConfig, PointEncoderConfig
+from picpoint.model import LEAST_TEMPERATURE, ModelConfig, PointEncoderConfig
 from picpoint.train.checkpoint import Retention
 from picpoint.train.precision import PrecisionName, ResolvedPrecision
 from picpoint.train.state import OptimConfig
@@ -109,6 +109,11 @@ class PretrainConfig:
             raise ValueError(
                 f"micro_batch={self.micro_batch}: must be a multiple of ghost_batch="
                 f"{self.ghost_batch}, or 0 for a rank's whole share"
+            )
+        if self.loss.learn_temperature and self.loss.temperature < LEAST_TEMPERATURE:
+            raise ValueError(
+                f"loss.temperature={self.loss.temperature}: one that is learnt is kept at "
+                f"{LEAST_TEMPERATURE} or more; begin there"
             )
         if self.loss.negatives == "group" and self.ghost_batch % self.loss.group_size:
             raise ValueError(

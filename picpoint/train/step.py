@@ -87,6 +87,7 @@ def train_step(run: Run, batch: PairBatch, stop: bool) -> tuple[Embeddings, Tota
     else:
         state.scaler.step(state.optimizer)  # passes over a gradient that overflowed
         state.scaler.update()
+    state.model.keep_temperature_in_range()
     update_running_statistics(state.model)
     state.samples_seen += config.global_batch
     return embeddings, totals
@@ -108,8 +109,8 @@ def _backward(run: Run, batch: PairBatch) -> tuple[Embeddings, LossTerms]:
     if image is None:
         assert run.image_encoder is not None  # one of the two is there
         image = run.image_encoder(batch.pictures)
-    num_shapes = len(batch.keys)
-    if 0 < run.config.micro_batch < num_shapes:
+    # All ranks or none: in pieces, the statistics of a ghost batch are taken twice.
+    if 0 < run.config.micro_batch < max(run.rows_per_rank):
         pieces = split_pairs(batch, image, run.config.micro_batch)
         return backward_in_pieces(run.model, embed, pieces, loss)
     embeddings = embed(batch, image)

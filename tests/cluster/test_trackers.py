@@ -45,6 +45,24 @@ def test_tensorboard_has_every_figure_of_every_step(tmp_path):
     assert [events["loss", step] for step in (1, 2, 3)] == pytest.approx([1, 1 / 2, 1 / 3])
 
 
+def test_steps_that_were_sent_are_not_sent_again(tmp_path):
+    """A run that is begun again repeats the steps since its checkpoint."""
+    with Trackers(["tensorboard"], tmp_path / "run", SETTINGS, 1) as trackers:
+        for report in [*REPORTS, *REPORTS]:
+            trackers.log(report)
+    content = b"".join(path.read_bytes() for path in tmp_path.rglob("events.*"))
+    assert content.count(b"loss") == 2
+
+
+def test_a_tracker_that_fails_is_left_out_and_the_run_goes_on(tmp_path, monkeypatch, caplog):
+    def fail(self, step, figures):
+        raise ConnectionError("the server is down")
+
+    monkeypatch.setattr("cluster.trackers._TensorBoard.log", fail)
+    track(["tensorboard"], tmp_path / "run")
+    assert caplog.text.count("trackers=[tensorboard] failed and gets no more figures") == 1
+
+
 def test_without_trackers_nothing_is_written(tmp_path):
     track([], tmp_path / "run")
     assert not list(tmp_path.iterdir())

@@ -73,6 +73,14 @@ def ranks_of(driver: subprocess.Popen[bytes]) -> list[int]:
     return [pid for pid, parent in parents.items() if parent in servers]
 
 
+def is_alive(pid: int) -> bool:
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return False
+    return stat.rpartition(")")[2].split()[0] != "Z"
+
+
 def steps_logged(out: Path) -> list[int]:
     log = out / "metrics.jsonl"
     lines = log.read_text().splitlines() if log.exists() else []
@@ -93,13 +101,16 @@ def test_twenty_kills_of_three_ranks_change_no_bit_of_the_weights(shard_set, tmp
         steps = steps_logged(tmp_path / "killed")
         if due and steps and steps[-1] >= due[0] and (ranks := ranks_of(driver)):
             due.pop(0)
-            victim = driver.pid if num_killed % 5 == 4 else dice.choice(ranks)
+            driver_killed = driver.pid if num_killed % 5 == 4 else -1
+            victim = driver_killed if driver_killed > 0 else dice.choice(ranks)
             os.kill(victim, signal.SIGKILL)
             num_killed += 1
             if victim == driver.pid:
                 driver.wait()
                 driver = start(shard_set, tmp_path / "killed")
-            while set(ranks) & set(ranks_of(driver)):
+            gone = ranks if victim == driver_killed else [victim]
+            while any(is_alive(pid) for pid in gone):  # ranks end with their driver
+                assert time.monotonic() < deadline
                 time.sleep(0.02)
     assert driver.returncode == 0
     assert num_killed == NUM_KILLS

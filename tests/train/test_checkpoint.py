@@ -107,6 +107,19 @@ def test_the_same_step_again_takes_the_place_of_the_other(tmp_path: Path) -> Non
     assert steps_in(tmp_path) == [5]
 
 
+@pytest.mark.parametrize("suffix", [".pt", ".json"])
+def test_a_damaged_checkpoint_is_written_again_when_its_step_comes_again(
+    tmp_path: Path, suffix: str
+) -> None:
+    save(tmp_path, 1)
+    path = save(tmp_path, 2).with_suffix(suffix)
+    damage(path, path.read_bytes()[:-3])
+    save(tmp_path, 2)
+    newest, passed_over = newest_checkpoint(tmp_path)
+    assert newest is not None
+    assert (newest.state["samples_seen"], passed_over) == (2, ())
+
+
 def test_what_a_killed_writer_left_goes(tmp_path: Path) -> None:
     save(tmp_path, 1)
     save(tmp_path, 2).with_suffix(".json").unlink()
