@@ -121,6 +121,29 @@ def test_held_out_shapes_are_never_read(train, monkeypatch, tiny_config) -> None
     assert asked == {i for i in range(len(mask)) if not mask[i]}
 
 
+def test_a_run_begins_where_another_one_is(train, tmp_path) -> None:
+    whole = train("whole")
+    train("first", steps=7)
+    rest = train("second", resume=str(tmp_path / "first"))
+    assert [report.loss for report in rest] == [report.loss for report in whole[6:]]
+    # From a finished run there is nothing to train; what it came to is in the new one's folder.
+    assert train("third", resume=str(tmp_path / "second" / "checkpoints")) == []
+    found = weights(tmp_path / "third")
+    assert all(
+        torch.equal(found[name], value) for name, value in weights(tmp_path / "whole").items()
+    )
+    with pytest.raises(CheckpointError, match="holds no checkpoint"):
+        train("fourth", resume=str(tmp_path / "nowhere"))
+
+
+def test_a_run_whose_checkpoints_are_all_damaged_is_not_begun_anew(train, tmp_path) -> None:
+    train("run", steps=4)
+    for path in (tmp_path / "run" / "checkpoints").glob("*.pt"):
+        path.unlink()
+    with pytest.raises(CheckpointError, match="none of its 1 checkpoints is whole"):
+        train("run", resume="auto")
+
+
 def test_a_loss_that_is_no_number_stops_before_the_update(train, tmp_path, monkeypatch) -> None:
     train("run", steps=3)
     before = weights(tmp_path / "run")
