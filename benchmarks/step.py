@@ -46,6 +46,7 @@ from picpoint.encoders.dgcnn import Dgcnn, DgcnnConfig
 from picpoint.encoders.pointnext import POINTNEXT_S, PointNext
 from picpoint.geometry.clouds import fit_unit_sphere, sample_surface
 from picpoint.ops.farthest import farthest_order
+from picpoint.ops.precision import has_bfloat16
 from picpoint.render.sources import list_shapes
 
 NUM_POINTS = 1024
@@ -93,7 +94,7 @@ def main() -> None:
         "pointnext_s": compare("pointnext_s", clouds, quick),
     }
     if not quick:
-        if torch.ops.mkldnn._is_mkldnn_bf16_supported():  # emulated, it would take an hour
+        if has_bfloat16(torch.device("cpu")):  # emulated, it would take an hour
             for name in ("dgcnn", "pointnext_s"):
                 results[f"{name}_bfloat16"] = compare(name, clouds, quick, bfloat16=True)
         path = write_record("step", results, _PACKAGES)

@@ -37,7 +37,8 @@ class RuntimeConfig:
         threads_per_worker: CPU threads of each rank; 0 shares the machine's cores evenly.
         min_workers: ranks that are enough to go on with when machines are lost (`ray` only); 0 for
             `num_workers`.
-        max_failures: how often the run may lose ranks and go on from its newest checkpoint.
+        max_failures: how often the run may lose ranks and go on from its newest checkpoint. On Ray
+            any error of a rank counts; a single local rank is the command's own process.
         timeout_s: longest wait of a rank for the others.
     """
 

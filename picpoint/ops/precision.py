@@ -1,5 +1,7 @@
 """In which number format should a device compute? In bfloat16 only where its hardware can."""
 
+import platform
+
 import torch
 
 
@@ -12,4 +14,7 @@ def has_bfloat16(device: torch.device) -> bool:
     if device.type == "cuda":
         # Cards from Ampere on; older ones are said to support it too, by emulation.
         return torch.cuda.get_device_capability(device) >= (8, 0)
+    if platform.machine() in ("x86_64", "AMD64"):
+        # oneDNN says yes to every AVX-512, also to those that only emulate it.
+        return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())

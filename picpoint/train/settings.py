@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int64
 
-from picpoint.data.pairs import DataConfig
+from picpoint.data.config import DataConfig
 from picpoint.data.split import held_out
 from picpoint.encoders.image import ImageEncoderConfig
 from picpoint.heads.projection import ProjectionConfig

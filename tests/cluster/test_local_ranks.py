@@ -2,15 +2,14 @@
 
 import functools
 import os
+import re
 import signal
-import time
 from pathlib import Path
 
 import pytest
 import torch
 import torch.distributed as dist
 
-from cluster import local_ranks
 from cluster.exit_codes import would_fail_again
 from cluster.fleet import WorkerDiedError
 from cluster.local_ranks import RankDiedError, run_ranks
@@ -67,13 +66,11 @@ def test_what_is_wrong_with_the_settings_is_told_by_its_own_name_and_not_tried_a
 
 
 @pytest.mark.slow
-def test_a_stopped_rank_is_found_soon_and_the_others_begun_again(tmp_path, monkeypatch):
-    assert local_ranks.SILENCE_S + local_ranks.BEAT_S < 60
-    started = time.monotonic()
+def test_a_stopped_rank_is_found_by_its_silence_and_the_others_begun_again(tmp_path, capfd):
+    """The others would wait for it for ten minutes, and then tell of a lost peer."""
     run_ranks(functools.partial(die_once, tmp_path, "stop"), 2, "gloo", 600, max_failures=1)
     assert len(list(tmp_path.glob("done-*"))) == 2
-    # Found by its silence: the others would have waited for ten minutes.
-    assert time.monotonic() - started < 300
+    assert re.search(r"rank 1 has shown no life for \d+ s; begun again", capfd.readouterr().err)
 
 
 @pytest.mark.slow

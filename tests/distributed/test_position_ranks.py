@@ -7,7 +7,7 @@ import torch
 from rank_processes import start_ranks
 from torch import distributed
 
-from picpoint.data.pairs import DataConfig
+from picpoint.data.config import DataConfig
 from picpoint.encoders.dgcnn import DgcnnConfig
 from picpoint.encoders.image import ImageEncoderConfig
 from picpoint.heads.projection import ProjectionConfig

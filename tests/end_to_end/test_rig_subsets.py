@@ -11,7 +11,8 @@ import torch
 
 import picpoint.evaluate.encode as encode
 from picpoint.batch import PairBatch
-from picpoint.data.pairs import DataConfig, training_batches
+from picpoint.data.config import DataConfig
+from picpoint.data.pairs import training_batches
 from picpoint.data.views import NotStoredError
 from picpoint.encoders.dgcnn import DgcnnConfig
 from picpoint.encoders.image import ImageEncoder, ImageEncoderConfig

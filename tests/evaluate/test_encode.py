@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import picpoint.evaluate.encode as encode
-from picpoint.data.pairs import DataConfig
+from picpoint.data.config import DataConfig
 from picpoint.data.views import choose_views, stored_views
 from picpoint.encoders.dgcnn import DgcnnConfig
 from picpoint.encoders.image import ImageEncoder, ImageEncoderConfig

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 from fault_proxy import Faults, fault_proxy
+from processes import is_running
 from tiny_run import TINY_RUN
 
 from picpoint.train.checkpoint import (
@@ -73,14 +74,6 @@ def ranks_of(driver: subprocess.Popen[bytes]) -> list[int]:
     return [pid for pid, parent in parents.items() if parent in servers]
 
 
-def is_alive(pid: int) -> bool:
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
-    except OSError:
-        return False
-    return stat.rpartition(")")[2].split()[0] != "Z"
-
-
 def steps_logged(out: Path) -> list[int]:
     log = out / "metrics.jsonl"
     lines = log.read_text().splitlines() if log.exists() else []
@@ -109,7 +102,7 @@ def test_twenty_kills_of_three_ranks_change_no_bit_of_the_weights(shard_set, tmp
                 driver.wait()
                 driver = start(shard_set, tmp_path / "killed")
             gone = ranks if victim == driver_killed else [victim]
-            while any(is_alive(pid) for pid in gone):  # ranks end with their driver
+            while any(is_running(pid) for pid in gone):  # ranks end with their driver
                 assert time.monotonic() < deadline
                 time.sleep(0.02)
     assert driver.returncode == 0

@@ -10,7 +10,7 @@ import torch
 from tiny_run import TINY_RUN
 
 from cluster.app import main
-from picpoint.data import pairs
+from picpoint.data import pair
 from picpoint.data.image_features import (
     FeatureCodec,
     FeatureInfo,
@@ -146,7 +146,7 @@ def test_cached_features_train_as_live_ones_without_a_picture_or_the_encoder(
     def forbidden(*arguments):
         raise AssertionError("a picture was decoded, or the encoder loaded")
 
-    monkeypatch.setattr(pairs, "decode_picture", forbidden)
+    monkeypatch.setattr(pair, "decode_picture", forbidden)
     monkeypatch.setattr(loop, "ImageEncoder", forbidden)
     for name, tolerance in (("float16", 1e-3), ("int8", 5e-2)):
         out = tmp_path / name

@@ -2,7 +2,8 @@ import os
 import subprocess
 import sys
 import time
-from pathlib import Path
+
+from processes import is_running
 
 CHILD = (
     "import os, sys, time\n"
@@ -21,11 +22,7 @@ PARENT = (
 def ends_soon(pid):
     deadline = time.monotonic() + 10
     while time.monotonic() < deadline:
-        try:
-            state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
-        except (FileNotFoundError, ProcessLookupError):
-            return True
-        if state == "Z":
+        if not is_running(pid):
             return True
         time.sleep(0.02)
     return False

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from broken_meshes import broken_files
+from processes import is_running
 
 from picpoint.geometry.rigs import RigConfig
 from picpoint.render.capture import CaptureConfig, capture
@@ -172,13 +173,6 @@ def test_a_hang_is_ended_in_time_and_no_process_and_no_pipe_is_left(tmp_path):
         assert 0.5 <= time.monotonic() - start < 5
     assert not is_running(pid)
     assert set(Path("/proc/self/fd").iterdir()) == before
-
-
-def is_running(pid):
-    try:
-        return "Z" not in Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
-    except (FileNotFoundError, ProcessLookupError):
-        return False
 
 
 def test_a_child_that_cannot_start_says_what_to_do(tmp_path):

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from picpoint.data.pairs import DataConfig
+from picpoint.data.config import DataConfig
 from picpoint.encoders.dgcnn import DgcnnConfig
 from picpoint.encoders.image import ImageEncoderConfig
 from picpoint.heads.projection import ProjectionConfig

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from picpoint.data.augment import AugmentConfig
-from picpoint.data.pairs import DataConfig
+from picpoint.data.config import DataConfig
 from picpoint.train.settings import PretrainConfig, plan_run
 from picpoint.train.state import OptimConfig
 from shards.errors import NotFoundInStoreError
