@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from shards.columns import MemberSpan
-from shards.store import sha256
+from shards.store import is_sha256, sha256
 
 logger = logging.getLogger(__name__)
 
@@ -70,8 +70,9 @@ class DiskCache:
     def find(self, shard_sha256: str, spans: Sequence[MemberSpan]) -> dict[str, bytes]:
         """Give those members of a sample that are kept, their checksums right, by their names."""
         found: dict[str, bytes] = {}
+        path = self._path(shard_sha256)
         with suppress(OSError):
-            descriptor = os.open(self._folder / shard_sha256, os.O_RDONLY)
+            descriptor = os.open(path, os.O_RDONLY)
             try:
                 for span in spans:
                     content = os.pread(descriptor, span.length, span.offset)
@@ -86,9 +87,10 @@ class DiskCache:
 
     def keep(self, shard_sha256: str, pieces: Sequence[tuple[int, bytes]]) -> None:
         """Keep (offset, content) pieces of a shard, if the disk will have them."""
+        path = self._path(shard_sha256)
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(self._folder / shard_sha256, os.O_WRONLY | os.O_CREAT, 0o644)
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT, 0o644)
             try:
                 for offset, content in pieces:
                     os.pwrite(descriptor, content, offset)
@@ -100,11 +102,22 @@ class DiskCache:
 
     def find_whole(self, content_sha256: str) -> bytes | None:
         """Give a file that is kept whole, known by its hash; None if it is not there or damaged."""
+        path = self._path(content_sha256)
         with suppress(OSError):
-            content = (self._folder / content_sha256).read_bytes()
+            content = path.read_bytes()
             if sha256(content) == content_sha256:
                 return content
         return None
+
+    def _path(self, name: str) -> Path:
+        """Name the file of a shard or a part.
+
+        Raises:
+            ValueError: it is no hash, and might lead out of the folder.
+        """
+        if not is_sha256(name):
+            raise ValueError(f"{name!r} is no SHA-256; the cache knows content by nothing else")
+        return self._folder / name
 
     def _count(self, num_bytes: int) -> None:
         with self._lock:

@@ -15,8 +15,8 @@ from shards.errors import MEND_MANIFEST, ManifestError
 from shards.store import Store, sha256
 from shards.tables import TextColumn, decode_part, decode_texts
 
-# The parts that a block of the plan touches have some 160,000 samples; 0.8 KB each with 20 views.
 PARTS = "manifest/samples"
+# The parts that a block of the plan touches have some 160,000 samples; 0.8 KB each with 20 views.
 MAX_SAMPLES_IN_MEMORY = 1 << 18
 
 

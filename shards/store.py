@@ -9,6 +9,7 @@ most 5 GB in it: shards of a few hundred MB are meant.
 """
 
 import hashlib
+import re
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -32,11 +33,13 @@ __all__ = [
     "as_store",
     "file_sha256",
     "get_range",
+    "is_sha256",
     "open_store",
     "put_once",
     "sha256",
 ]
 
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 REMOTE_SCHEMES = ("s3", "gs", "az")
 
 
@@ -169,6 +172,11 @@ def _put_or_hash(store: Store, name: str, content: bytes | Path) -> str | None:
 def sha256(content: bytes) -> str:
     """Hash bytes, in hexadecimal."""
     return hashlib.sha256(content).hexdigest()
+
+
+def is_sha256(text: str) -> bool:
+    """Tell whether a text is a hash as `sha256` writes it; what others wrote may be anything."""
+    return _SHA256.fullmatch(text) is not None
 
 
 def file_sha256(path: Path) -> str:

@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 
 from shards.columns import Reject, SampleColumns, ShardEntry, ShardInfo
 from shards.errors import MEND_MANIFEST, ManifestError
+from shards.store import is_sha256
 
 _TEXT = pa.string()
 SHARDS_SCHEMA = pa.schema(
@@ -132,6 +133,14 @@ def _leaves(schema: pa.Schema) -> list[str]:
 def decode_shards(content: bytes) -> tuple[ShardEntry, ...]:
     """Read the rows of shards.parquet; which shapes were rejected stands elsewhere."""
     rows: list[dict[str, Any]] = _read(content, SHARDS_SCHEMA, "shards").to_pylist()
+    for row in rows:
+        # One of no samples has no tar.
+        hashes = [row["part_sha256"], *([row["sha256"]] if row["num_samples"] else [])]
+        if wrong := [told for told in hashes if not is_sha256(told)]:
+            raise ManifestError(
+                f"shards.parquet: {wrong[0]!r}, told of {row['name']}, is no SHA-256; "
+                f"{MEND_MANIFEST}"
+            )
     return tuple(ShardEntry(**row, rejects=()) for row in rows)
 
 

@@ -50,6 +50,18 @@ def test_what_was_kept_is_found_and_holes_are_not(cache):
     assert (cache.num_hits, cache.num_misses) == (2, 5)
 
 
+@pytest.mark.parametrize("name", ["../outside", "a/../../outside", "", "A" * 64, "a" * 63 + "/"])
+def test_a_name_that_is_no_hash_reaches_no_file(cache, tmp_path, name):
+    """The names come from the manifest of a bucket, whoever wrote it."""
+    with pytest.raises(ValueError, match="is no SHA-256"):
+        cache.keep(name, [(0, b"content")])
+    with pytest.raises(ValueError, match="is no SHA-256"):
+        cache.find(name, [_span(b"content", 0)])
+    with pytest.raises(ValueError, match="is no SHA-256"):
+        cache.find_whole(name)
+    assert not list(tmp_path.rglob("*outside*"))
+
+
 def test_pieces_that_are_not_what_they_should_be_are_not_found(cache, tmp_path):
     content = os.urandom(1000)
     cache.keep(SHARD, [(0, content)])

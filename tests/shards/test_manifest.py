@@ -48,6 +48,16 @@ def test_the_manifest_holds_every_sample_in_the_order_written(shard_set):
     ]
 
 
+@pytest.mark.parametrize("told", ["../../outside", "", "F" * 64])
+@pytest.mark.parametrize("column", ["sha256", "part_sha256"])
+def test_hashes_that_are_none_are_refused(shard_set, tmp_path, column, told):
+    """A cache names its files by them."""
+    hostile = [replace(entry, **{column: told}) for entry in shard_set.shards]
+    publish_manifest(tmp_path / "hostile", hostile)
+    with pytest.raises(ManifestError, match="is no SHA-256"):
+        load_manifest(tmp_path / "hostile")
+
+
 def test_rows_are_those_the_writer_told(shard_set):
     infos = [index_shard(LocalStore(Path(shard_set.url)), each.name) for each in shard_set.shards]
     told = [row for info in infos for row in info.samples.rows()]
