@@ -138,12 +138,28 @@ def evaluation_batches(
     num_local: int,
     batch_size: int,
     views: Sequence[int],
+    codec: FeatureCodec | None = None,
 ) -> Iterator[PairBatch]:
-    """Read shapes once, in the order given, unmoved, each with the same views."""
+    """Read shapes once, in the order given, unmoved, each with the same views.
+
+    Args:
+        reader: the shard set.
+        selection: manifest indices of the shapes.
+        config: what to read of each.
+        num_local: how many leading points have local features.
+        batch_size: shapes per batch; the last one may hold fewer.
+        views: of every shape.
+        codec: of the image features that `reader` reads along, in place of pictures.
+
+    Raises:
+        CorruptSampleError: a shape is damaged.
+        NotStoredError: as `training_batches`.
+    """
     stored = stored_views(reader)
     config = replace(config, point_subset="prefix", augment=UNMOVED)
     chosen = np.array(views, dtype=np.int64)
-    requests = (Request(index, tuple(views)) for index in selection.tolist())
+    pictures = codec is None
+    requests = (Request(index, tuple(views), pictures) for index in selection.tolist())
     with closing(reader.stream(requests, READ_AHEAD_SAMPLES)) as samples:
         for start in range(0, len(selection), batch_size):
             pairs = []
@@ -151,7 +167,7 @@ def evaluation_batches(
                 sample = _whole(next(samples), reader, sample_index)
                 check_rigs(sample, stored)
                 generator = np.random.default_rng([0, 0, sample_index])
-                pairs.append(make_pair(sample, chosen, config, num_local, generator, None))
+                pairs.append(make_pair(sample, chosen, config, num_local, generator, codec))
             yield collate(pairs)
 
 

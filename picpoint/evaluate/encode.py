@@ -1,18 +1,18 @@
 """What does a checkpoint, and the same network untrained, say of every shape of a shard set?"""
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from picpoint.batch import ImageFeatures
+from picpoint.batch import ImageFeatures, move_batch
 from picpoint.data.pairs import evaluation_batches
 from picpoint.data.views import choose_views, stored_views
-from picpoint.encoders.image import ImageEncoder
 from picpoint.evaluate.encoded import UNLABELLED, EncodedShapes
 from picpoint.model import PretrainModel
 from picpoint.ops.ghost_norm import GhostBatchNorm, update_running_statistics
@@ -23,7 +23,7 @@ from picpoint.train.checkpoint import (
     newest_checkpoint,
     take_over,
 )
-from picpoint.train.image_source import live_source
+from picpoint.train.image_source import Teacher, open_teacher
 from picpoint.train.precision import resolve_precision
 from picpoint.train.settings import PretrainConfig, plan_run, run_settings
 from picpoint.train.state import TrainState, initial_state
@@ -43,12 +43,15 @@ class EncodeConfig:
     Attributes:
         views: pictures of each shape, from cameras of the run's rig that are far apart; 0 for all.
         batch_size: shapes encoded at once.
+        image_features: `run` takes pictures' features from where the run took them; `live` asks the
+            image encoder, also where the run read cached ones.
         unfinished: take a run's newest whole checkpoint also where the run did not come to its end
             or where a newer checkpoint is damaged.
     """
 
     views: int = 4
     batch_size: int = 16
+    image_features: Literal["run", "live"] = "run"
     unfinished: bool = False
 
     def __post_init__(self) -> None:
@@ -100,23 +103,27 @@ def encode_run(
             unless that is asked for; or it was trained on other shapes or with other settings.
         ShardError: a shape cannot be read.
     """
-    image_encoder = ImageEncoder(run.image_encoder, device)
-    reader = ShardReader(run.data.shards, members=PAIRING, cache=run.data.cache)
+    data = run.data
+    if config.image_features == "live":
+        data = replace(data, image_features="live", features="")
+    columns = (data.features,) if data.image_features == "cached" else ()
+    reader = ShardReader(data.shards, members=PAIRING, columns=columns, cache=data.cache)
+    teacher = open_teacher(data, run.image_encoder, reader.manifest, device)
+    image = teacher.source
     plan, selection = plan_run(run, reader.manifest)
     checkpoint = _checkpoint_of(
         run.checkpoints_of(run_dir), run.epochs * plan.samples_per_epoch, config.unfinished
     )
-    image = live_source(image_encoder)
     settings = run_settings(run, plan, image, resolve_precision(run.precision, device))
     check_settings(checkpoint, settings, may_differ=_OF_THE_MACHINE)
 
     def initial() -> TrainState:
-        widths = (image_encoder.local_width, image_encoder.pooled_width)
+        widths = (image.local_width, image.pooled_width)
         return initial_state(run.model, run.optim, widths, run.seed, device)
 
     trained, untrained = initial(), initial()
     take_over(trained, checkpoint)
-    shapes = _read_shapes(run, reader, image_encoder, config, device)
+    shapes = _read_shapes(run, reader, teacher, config, device)
     held_out = np.ones(len(shapes.points), dtype=bool)
     held_out[selection] = False
     calibrating = _whole_ghosts(held_out, run.ghost_batch, run.seed)
@@ -151,11 +158,11 @@ def _checkpoint_of(folder: str, total_samples: int, unfinished: bool) -> Checkpo
 def _read_shapes(
     run: PretrainConfig,
     reader: ShardReader,
-    image_encoder: ImageEncoder,
+    teacher: Teacher,
     config: EncodeConfig,
     device: torch.device,
 ) -> _Shapes:
-    """Read every shape once and show its pictures to the image encoder once, for both networks.
+    """Read every shape and learn of its pictures once, for both networks.
 
     What is kept of a shape takes about as much memory as what the networks will say of it.
     """
@@ -163,9 +170,12 @@ def _read_shapes(
     everything = np.arange(reader.manifest.num_samples)
     points, pictures = [], []
     # Correspondences are of no use here: one local feature is as few as can be asked for.
-    for batch in evaluation_batches(reader, everything, run.data, 1, config.batch_size, views):
+    batches = evaluation_batches(
+        reader, everything, run.data, 1, config.batch_size, views, teacher.codec
+    )
+    for batch in batches:
         points.append(batch.points)
-        pictures.append(image_encoder(batch.pictures.to(device)).pooled.float().cpu())
+        pictures.append(teacher.features(move_batch(batch, device)).pooled.float().cpu())
     return _Shapes(points=torch.cat(points), pictures=torch.cat(pictures))
 
 

@@ -17,6 +17,7 @@ from picpoint.render.furniture import FURNITURE_CATALOGUE, parse_furniture
 from picpoint.render.layouts import NamedFile, name_file
 from picpoint.render.lists import LIST_SUFFIXES, OpenTable, parse_list
 from picpoint.render.meshes import Mesh, MeshError, turn
+from picpoint.render.object_classes import object_class
 from picpoint.render.readers import (
     DEFAULT_LIMITS,
     SUFFIXES,
@@ -118,7 +119,7 @@ def list_shapes(source: str | Path) -> tuple[SourceShape, ...]:
       shapes;
     * a folder or .zip of mesh files; their folders say what they are (picpoint/render/layouts.py);
     * a .sh3f archive of furniture, whose catalogue says what they are, or a folder of such; the
-      label is the catalogue's category;
+      label is the class of object that the name tells of (picpoint/render/object_classes.py);
     * a .csv or .parquet list with those columns; a file is a path, taken from the list's own folder
       if it is relative, or a URL: s3://, gs://, az:// or file://.
 
@@ -221,7 +222,7 @@ def _furniture_shapes(source: Path) -> Iterator[SourceShape]:
     for entry in entries:
         source_id = PurePosixPath(entry.file).with_suffix("").as_posix()
         _check_is_there(entry.file in files, entry.file, source_id, source, FURNITURE_CATALOGUE)
-        yield SourceShape(source_id, entry.category, source, entry.file, entry.rotation)
+        yield SourceShape(source_id, object_class(entry.name), source, entry.file, entry.rotation)
 
 
 def _folder_files(source: Path) -> Iterator[str]:

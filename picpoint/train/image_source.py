@@ -1,5 +1,11 @@
 """Where do the features that teach come from? A frozen network, or what it said before."""
 
+from dataclasses import dataclass
+
+import torch
+
+from picpoint.batch import ImageFeatures, PairBatch
+from picpoint.data.config import DataConfig
 from picpoint.data.image_features import FeatureCodec, load_codec
 from picpoint.encoders.image import ImageEncoder, ImageEncoderConfig
 from picpoint.encoders.image_weights import MissingWeightsError, check_digest, find_weights
@@ -10,6 +16,44 @@ from shards.manifest import Manifest
 
 class OtherFeaturesError(ValueError):
     """Cached features are not those that the settings ask for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Teacher:
+    """Who tells of pictures: a network that is asked, or what it said; one of the two is None.
+
+    Attributes:
+        source: which network.
+        encoder: the network.
+        codec: of the features that are read along with each shape.
+    """
+
+    source: ImageSource
+    encoder: ImageEncoder | None
+    codec: FeatureCodec | None
+
+    def features(self, batch: PairBatch) -> ImageFeatures:
+        """Give what is known of a batch's pictures, on the batch's device."""
+        if self.encoder is not None:
+            return self.encoder(batch.pictures)
+        assert batch.image_features is not None
+        return batch.image_features
+
+
+def open_teacher(
+    data: DataConfig, config: ImageEncoderConfig, manifest: Manifest, device: torch.device
+) -> Teacher:
+    """Load the network, or open what it said of a shard set's pictures.
+
+    Raises:
+        MissingWeightsError: the network's weights cannot be found.
+        NotWholeError, OtherFeaturesError, ManifestError, StoreError: as `open_features`.
+    """
+    if data.image_features == "cached":
+        codec = open_features(data.features, config, manifest)
+        return Teacher(cached_source(codec), None, codec)
+    encoder = ImageEncoder(config, device)
+    return Teacher(live_source(encoder), encoder, None)
 
 
 def live_source(encoder: ImageEncoder) -> ImageSource:

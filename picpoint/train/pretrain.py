@@ -21,14 +21,13 @@ from torch.nn.parallel import DistributedDataParallel
 
 from picpoint.data.pairs import training_batches
 from picpoint.data.prefetch import prefetch
-from picpoint.encoders.image import ImageEncoder
 from picpoint.losses.gather import num_ranks, this_rank
 from picpoint.model import PretrainModel
 from picpoint.train.agreement import check_same_position, check_same_precision
 from picpoint.train.checkpoint import restore
 from picpoint.train.checkpoint_writer import CheckpointWriter
 from picpoint.train.collapse import EmbeddingHealth, measure_embeddings
-from picpoint.train.image_source import cached_source, live_source, open_features
+from picpoint.train.image_source import open_teacher
 from picpoint.train.log import StepReport, open_log, write_report
 from picpoint.train.precision import (
     gradient_scaler,
@@ -132,16 +131,11 @@ def _open_run(config: PretrainConfig, run_dir: Path, device: torch.device, resum
     """Build a run, or find it as its newest checkpoint left it."""
     rank, ranks = this_rank(), num_ranks()
     data = config.data
-    is_cached = data.image_features == "cached"
-    columns = (data.features,) if is_cached else ()
+    columns = (data.features,) if data.image_features == "cached" else ()
     reader = ShardReader(data.shards, data.on_corrupt, PAIRING, columns, data.cache)
     plan, selection = plan_run(config, reader.manifest)
-    if is_cached:
-        codec = open_features(data.features, config.image_encoder, reader.manifest)
-        image_encoder, image = None, cached_source(codec)
-    else:
-        codec, image_encoder = None, ImageEncoder(config.image_encoder, device)
-        image = live_source(image_encoder)
+    teacher = open_teacher(data, config.image_encoder, reader.manifest, device)
+    image = teacher.source
     precision = resolve_precision(config.precision, device)
     check_same_precision(precision, image.precision, device)
     widths = (image.local_width, image.pooled_width)
@@ -158,14 +152,14 @@ def _open_run(config: PretrainConfig, run_dir: Path, device: torch.device, resum
         data,
         state.model.point_encoder.num_local(data.num_points),
         state.samples_seen,
-        codec,
+        teacher.codec,
     )
     return Run(
         config=config,
         settings=settings,
         state=state,
         model=_distributed(state.model, ranks, device),
-        image_encoder=image_encoder,
+        teacher=teacher,
         batches=prefetch(batches, data.read_ahead),
         rank=rank,
         rows_per_rank=rows_of_ranks(plan, config.ghost_batch, ranks),

@@ -153,11 +153,7 @@ def plan_run(
     Raises:
         PlanError: there are fewer samples than one global batch.
     """
-    if config.data.holdout.num_folds == 0:  # then nobody needs to know the labels
-        selection = np.arange(manifest.num_samples)
-    else:
-        keys, labels = manifest.read_texts("key", "label")
-        selection = np.flatnonzero(~held_out(keys, labels, config.data.holdout))
+    selection = np.flatnonzero(~held_out(manifest, config.data.holdout))
     if len(selection) < config.global_batch:
         raise PlanError(
             f"global_batch={config.global_batch}: {config.data.shards} holds only "

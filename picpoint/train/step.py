@@ -11,12 +11,12 @@ import torch.distributed as dist
 from torch import nn
 
 from picpoint.batch import Embeddings, ImageFeatures, LossTerms, PairBatch, move_batch
-from picpoint.encoders.image import ImageEncoder
 from picpoint.losses.gather import ddp_loss
 from picpoint.losses.info_nce import pretraining_loss
 from picpoint.ops.ghost_norm import update_running_statistics
 from picpoint.publish import publish_text
 from picpoint.train.gradient_cache import backward_in_pieces, split_pairs
+from picpoint.train.image_source import Teacher
 from picpoint.train.precision import ResolvedPrecision, autocast
 from picpoint.train.settings import JsonValue, PretrainConfig
 from picpoint.train.state import TrainState, learning_rate
@@ -51,7 +51,7 @@ class Run:
     settings: dict[str, JsonValue]
     state: TrainState
     model: nn.Module
-    image_encoder: ImageEncoder | None
+    teacher: Teacher
     batches: Generator[PairBatch]
     rank: int
     rows_per_rank: tuple[int, ...]
@@ -105,10 +105,7 @@ def _backward(run: Run, batch: PairBatch) -> tuple[Embeddings, LossTerms]:
         total = ddp_loss(terms.total)
         return terms, total if run.state.scaler is None else run.state.scaler.scale(total)
 
-    image = batch.image_features
-    if image is None:
-        assert run.image_encoder is not None  # one of the two is there
-        image = run.image_encoder(batch.pictures)
+    image = run.teacher.features(batch)
     # All ranks or none: in pieces, the statistics of a ghost batch are taken twice.
     if 0 < run.config.micro_batch < max(run.rows_per_rank):
         pieces = split_pairs(batch, image, run.config.micro_batch)

@@ -1,16 +1,20 @@
+from unittest.mock import Mock
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from picpoint.data.split import HoldoutConfig, held_out
+from picpoint.data.split import HoldoutConfig, held_out, mark_fold, series_of
+from shards.manifest import Manifest
+from shards.schema import sample_key
 
 KEYS = [f"{n:04x}" for n in range(60)]
 LABELS = ["chair"] * 23 + ["table"] * 17 + ["lamp"] * 6 + [""] * 14
 
 
 def fold(number: int, seed: int = 0) -> np.ndarray:
-    return held_out(KEYS, LABELS, HoldoutConfig(num_folds=5, fold=number, seed=seed))
+    return mark_fold(KEYS, LABELS, HoldoutConfig(num_folds=5, fold=number, seed=seed))
 
 
 def test_the_folds_cut_the_labelled_shapes_into_parts() -> None:
@@ -32,7 +36,7 @@ def test_folds_are_of_one_size_to_within_a_shape() -> None:
 
 @given(st.permutations(range(60)))
 def test_the_order_of_the_shapes_does_not_matter(order: list[int]) -> None:
-    shuffled = held_out(
+    shuffled = mark_fold(
         [KEYS[i] for i in order], [LABELS[i] for i in order], HoldoutConfig(num_folds=5)
     )
     np.testing.assert_array_equal(shuffled, fold(0)[order])
@@ -46,8 +50,47 @@ def test_another_seed_holds_out_others() -> None:
     assert (fold(0) != fold(0, seed=1)).any()
 
 
-def test_zero_folds_hold_out_nothing() -> None:
-    assert not held_out(KEYS, LABELS, HoldoutConfig(num_folds=0)).any()
+def test_zero_folds_hold_out_nothing_and_read_nothing() -> None:
+    manifest = Mock(spec=Manifest, num_samples=3)
+    np.testing.assert_array_equal(held_out(manifest, HoldoutConfig(num_folds=0)), [False] * 3)
+    manifest.read_texts.assert_not_called()
+
+
+def test_a_class_of_one_unit_is_never_held_out() -> None:
+    """Nothing would be left to learn it from."""
+    units, labels = ["a", "b", "c"], ["lone", "pair", "pair"]
+    marked = [
+        mark_fold(units, labels, HoldoutConfig(num_folds=2, fold=fold)).tolist()
+        for fold in range(2)
+    ]
+    assert sorted(marked) == [[False, False, True], [False, True, False]]
+
+
+SIZES = [f"Header_2.54mm/Header_{rows}x{n:02}" for rows in (1, 2) for n in range(1, 41)]
+OTHERS = [f"Header_{letter}/part" for letter in "abcd"]
+
+
+def ids_of(source_ids: list[str], labels: list[str]) -> Manifest:
+    keys = [sample_key(source_id) for source_id in source_ids]
+    told = {"source_id": source_ids, "label": labels, "key": keys}
+    manifest = Mock(spec=Manifest, num_samples=len(source_ids))
+    manifest.read_texts.side_effect = lambda *names: tuple(told[name] for name in names)
+    return manifest
+
+
+@pytest.mark.parametrize("fold", range(5))
+def test_a_series_is_on_one_side(fold: int) -> None:
+    manifest = ids_of(SIZES + OTHERS, ["header"] * 84)
+    mask = held_out(manifest, HoldoutConfig(fold=fold, unit="series"))
+    assert mask[:80].all() or not mask[:80].any()
+    assert len({*mask[:80], *mask[80:]}) == 2  # five series in five folds: one is held out
+    by_shape = held_out(manifest, HoldoutConfig(fold=fold))
+    assert 0 < by_shape[:80].sum() < 80
+
+
+def test_a_series_is_what_differs_in_digits_alone() -> None:
+    assert series_of(SIZES[0]) == series_of(SIZES[79]) == "Header_#.#mm/Header_#x#"
+    assert series_of("Header_a/part") != series_of("Header_b/part")
 
 
 def test_one_fold_is_refused_because_it_would_hold_out_all() -> None:

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import picpoint.evaluate.encode as encode
+from cluster.app import main
 from picpoint.data.config import DataConfig
 from picpoint.data.views import choose_views, stored_views
 from picpoint.encoders.dgcnn import DgcnnConfig
@@ -247,3 +248,47 @@ def test_an_unfinished_run_is_refused_unless_asked_for(run, tmp_path, encoded) -
 def test_an_encoding_out_of_bounds_is_refused(changes: dict[str, int]) -> None:
     with pytest.raises(ValueError, match="encode"):
         EncodeConfig(**changes)
+
+
+# --- a run with cached features
+
+
+@pytest.fixture(scope="module")
+def cached_run(run: PretrainConfig, tmp_path_factory: pytest.TempPathFactory) -> PretrainConfig:
+    """The same run with features that were kept, as precisely as can be."""
+    features = str(tmp_path_factory.mktemp("features") / "set")
+    command = [
+        "cache-features",
+        f"shards={run.data.shards}",
+        f"out={features}",
+        "features.format=float16",
+        f"image_encoder.input_px={run.image_encoder.input_px}",
+        "image_encoder.precision=float32",
+        "fleet.max_workers=1",
+    ]
+    assert main(command) == 0
+    data = dataclasses.replace(run.data, image_features="cached", features=features)
+    return dataclasses.replace(run, data=data)
+
+
+@pytest.fixture(scope="module")
+def cached_run_dir(cached_run: PretrainConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("cached-run")
+    list(pretrain(cached_run, folder, CPU, resume="never"))
+    return folder
+
+
+def test_a_run_with_cached_features_is_encoded_without_the_image_encoder(
+    cached_run: PretrainConfig, cached_run_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    live = dataclasses.replace(CONFIG, image_features="live")
+    asked = encode_run(cached_run, cached_run_dir, live, CPU).pretrained
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("the image encoder was asked")
+
+    monkeypatch.setattr(ImageEncoder, "forward", refuse)
+    read = encode_run(cached_run, cached_run_dir, CONFIG, CPU).pretrained
+    np.testing.assert_array_equal(read.features, asked.features)  # of clouds alone
+    np.testing.assert_allclose(read.picture_embeddings, asked.picture_embeddings, atol=2e-3)
+    assert np.abs(read.picture_embeddings - asked.picture_embeddings).max() > 0  # they were kept

@@ -15,6 +15,7 @@ from picpoint.render import sources
 from picpoint.render.furniture import Furniture, parse_furniture
 from picpoint.render.layouts import Z_TO_Y, NamedFile, name_file
 from picpoint.render.meshes import MeshError
+from picpoint.render.object_classes import object_class
 from picpoint.render.readers import MeshLimits
 from picpoint.render.sources import SourceError, SourceShape, list_shapes
 
@@ -347,7 +348,7 @@ id=SweetHome3D#Test
 name=Test catalogue
 
 id#2=Test#lamp
-name#2=L\\u00e4mp\xe9
+name#2=Stehl\\u00e4mp\xe9 lamp
 category#2=Living room
 model#2=/test/lamp/lamp.obj
 modelRotation#2=1 0 0 0 0 1 0 -1 0
@@ -374,16 +375,35 @@ def furniture_of(tmp_path, properties=PROPERTIES):
 def test_a_furniture_catalogue_is_read_with_its_escapes():
     assert parse_furniture(PROPERTIES) == [
         Furniture(1, "Box", "Kitchen", "", "test/box.obj", None),
-        Furniture(2, "L\u00e4mp\u00e9", "Living room", "Somebody", "test/lamp/lamp.obj", Z_TO_Y),
+        Furniture(
+            2, "Stehl\u00e4mp\u00e9 lamp", "Living room", "Somebody", "test/lamp/lamp.obj", Z_TO_Y
+        ),
     ]
+
+
+@pytest.mark.parametrize(
+    ("name", "label"),
+    [
+        ("Glass table", "table"),
+        ("Table fan", ""),
+        ("Chair with cushion 2", "chair"),
+        ("TV 16:9", "electronics"),
+        ("Pine under snow", "plant"),
+        ("Plate", ""),
+        ("2", ""),
+        ("", ""),
+    ],
+)
+def test_the_last_word_of_a_name_tells_what_it_is(name, label):
+    assert object_class(name) == label
 
 
 def test_a_furniture_archive_gives_its_shapes_upright_and_labelled(tmp_path):
     archive = furniture_of(tmp_path)
     shapes = list_shapes(archive)
     assert shapes == (
-        SourceShape("test/box", "Kitchen", archive, "test/box.obj"),
-        SourceShape("test/lamp/lamp", "Living room", archive, "test/lamp/lamp.obj", Z_TO_Y),
+        SourceShape("test/box", "", archive, "test/box.obj"),
+        SourceShape("test/lamp/lamp", "lamp", archive, "test/lamp/lamp.obj", Z_TO_Y),
     )
     assert list_shapes(archive.parent) == shapes  # a folder of archives
     box, lamp = [shape.read_mesh() for shape in shapes]

@@ -54,7 +54,8 @@ def test_pointnext_learns_and_resumes_bit_for_bit(train, tmp_path) -> None:
     )
     settings = {"point_encoder": encoder, "epochs": 6, "checkpoint_every": 5}
     reports = train("whole", **settings)
-    assert reports[-1].loss < reports[0].loss
+    local = [report.loss_local for report in reports]
+    assert sum(local[-6:]) < 0.9 * sum(local[:6])
     train("cut", **settings, steps=5)
     assert train("cut", **settings, resume="auto")[0].step == 6
     assert_same_weights(tmp_path / "whole", tmp_path / "cut")
@@ -117,7 +118,7 @@ def test_held_out_shapes_are_never_read(train, monkeypatch, tiny_config) -> None
     monkeypatch.setattr(ShardReader, "stream", watched)
     train(epochs=6)
     manifest = ShardReader(tiny_config.data.shards).manifest
-    mask = held_out(*manifest.read_texts("key", "label"), tiny_config.data.holdout)
+    mask = held_out(manifest, tiny_config.data.holdout)
     assert asked == {i for i in range(len(mask)) if not mask[i]}
 
 
@@ -202,7 +203,7 @@ def test_skipped_samples_are_reported(train, tiny_config, tmp_path, damage_sampl
 
 def first_trained(config: PretrainConfig) -> int:
     manifest = ShardReader(config.data.shards).manifest
-    return int((~held_out(*manifest.read_texts("key", "label"), config.data.holdout)).argmax())
+    return int((~held_out(manifest, config.data.holdout)).argmax())
 
 
 def test_a_checkpoint_of_another_network_is_refused_in_one_line(train, monkeypatch) -> None:
