@@ -1,11 +1,12 @@
 """How much do pooled features tell of shapes that pre-training never saw? Arrays in, no torch.
 
 The classes of held-out shapes are named from labelled pre-training shapes, by a linear SVM
-(`linear_probe`) and by the nearest of them (`nearest_neighbour`).
+(`linear_probe`; `few_label_probe`, from a few of them) and by the nearest of them
+(`nearest_neighbour`).
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Float64, Int64
@@ -79,6 +80,54 @@ def linear_probe(shapes: EncodedShapes, config: ProbeConfig) -> Trials:
         best = int(np.argmax(np.sum(left_right, axis=0)))
         trials.extend(of_fold[best].test_right for of_fold in fits)
     return Trials(shapes.keys_of(test), np.stack(trials).astype(np.float64))
+
+
+def few_label_probe(shapes: EncodedShapes, config: ProbeConfig, per_class: int) -> Trials:
+    """Fit linear SVMs on a few labelled pre-training shapes of each class, drawn anew each time.
+
+    Folds of the few choose C (the smallest of the best), and a fit on all of them answers for the
+    held-out shapes.
+
+    Args:
+        shapes: what the encoder says.
+        config: `num_repeats` is the number of draws; the same for all encoders of one seed.
+        per_class: labels of each class; a class with fewer gives all it has.
+
+    Returns:
+        num_repeats trials over the labelled held-out shapes.
+
+    Raises:
+        ProbeError: as `linear_probe`.
+    """
+    train, test = _probe_rows(shapes)
+    if per_class < 2:
+        raise ProbeError(f"per_class={per_class}: a probe needs 2")
+    trials: list[Bool[np.ndarray, " h"]] = []
+    for repeat in range(config.num_repeats):
+        few = _draw_per_class(train, shapes.labels[train], per_class, config.seed + repeat)
+        (folds,) = _deals(shapes.labels[few], replace(config, num_repeats=1))
+        left_right = np.sum(
+            [
+                [
+                    fit.num_left_right
+                    for fit in _fit_fold(shapes, (few[kept], few[left]), test, config.penalties)
+                ]
+                for kept, left in folds
+            ],
+            axis=0,
+        )
+        best = config.penalties[int(np.argmax(left_right))]
+        trials.append(_fit_fold(shapes, (few, few), test, (best,))[0].test_right)
+    return Trials(shapes.keys_of(test), np.stack(trials).astype(np.float64))
+
+
+def _draw_per_class(
+    rows: Int64[np.ndarray, " t"], labels: Int64[np.ndarray, " t"], per_class: int, seed: int
+) -> Int64[np.ndarray, " few"]:
+    """Draw some rows of each class."""
+    dice = np.random.default_rng(seed)
+    drawn = [dice.permutation(rows[labels == label])[:per_class] for label in np.unique(labels)]
+    return np.concatenate(drawn)
 
 
 def nearest_neighbour(shapes: EncodedShapes, config: ProbeConfig) -> Trials:

@@ -11,13 +11,20 @@ from sklearn.svm import LinearSVC
 from picpoint.evaluate.encoded import UNLABELLED, EncodedShapes, ProbeError
 from picpoint.evaluate.probe import (
     ProbeConfig,
+    few_label_probe,
     linear_probe,
     nearest_neighbour,
     nearest_train_shapes,
 )
 
 QUICK = ProbeConfig(num_repeats=2, penalties=(1e-3, 1e-2))
-PROBES = pytest.mark.parametrize("probe", [linear_probe, nearest_neighbour])
+
+
+def of_ten_labels(shapes, config):
+    return few_label_probe(shapes, config, per_class=10)
+
+
+PROBES = pytest.mark.parametrize("probe", [linear_probe, nearest_neighbour, of_ten_labels])
 
 
 def encoded(num_classes=4, per_class=10, width=32, separation=4.0, seed=0) -> EncodedShapes:
@@ -47,7 +54,8 @@ def unit(vectors):
 def test_separable_classes_are_all_named(probe):
     trials = probe(encoded(), QUICK)
     assert trials.accuracy == 1.0
-    assert trials.credit.shape == (QUICK.num_repeats * QUICK.num_folds, 8)
+    fits = 1 if probe is of_ten_labels else QUICK.num_folds
+    assert trials.credit.shape == (QUICK.num_repeats * fits, 8)
     assert trials.keys == tuple(f"shape{i:03d}" for i in range(0, 40, 5))
 
 
@@ -188,3 +196,34 @@ def test_a_shape_that_stands_twice_is_refused():
 def test_a_config_that_cannot_work_is_refused(field):
     with pytest.raises(ValueError, match=next(iter(field))):
         ProbeConfig(**field)
+
+
+def test_few_labels_are_few(monkeypatch):
+    """Only those drawn are fitted: without their class the others would not be named."""
+    shapes = encoded(per_class=50, separation=0.3)
+    seen = []
+
+    class Watched(LinearSVC):
+        def fit(self, features, labels):
+            seen.append(np.bincount(labels).tolist())
+            return super().fit(features, labels)
+
+    monkeypatch.setattr("picpoint.evaluate.probe.LinearSVC", Watched)
+    trials = few_label_probe(shapes, QUICK, per_class=5)
+    assert seen[10] == seen[21] == [5] * 4  # 5 folds of 2 penalties, then the fit that answers
+    assert max(map(max, seen)) == 5
+    assert trials.credit.shape == (2, 40)
+    more = few_label_probe(shapes, QUICK, per_class=40).accuracy
+    assert more > trials.accuracy
+
+
+def test_a_draw_is_the_same_for_every_encoder():
+    shapes = encoded(separation=0.5)
+    doubled = replace(shapes, features=shapes.features * 2)
+    mine, other = (few_label_probe(each, QUICK, per_class=3).credit for each in (shapes, doubled))
+    np.testing.assert_array_equal(mine, other)
+
+
+def test_one_label_a_class_is_refused():
+    with pytest.raises(ProbeError, match="per_class=1"):
+        few_label_probe(encoded(), QUICK, per_class=1)
