@@ -49,6 +49,7 @@ RANDOM = "random init"
 VALIDATION_FOLD = 4
 FEW = 10
 _LEAST_CLASS = 10
+_PENALTY = 1e-2  # the SVMs' C; the best of 1e-5 ... 1e-1 on the validation fold
 _PACKAGES = ("torch", "numba", "numpy", "scikit-learn")
 
 
@@ -69,23 +70,26 @@ class Size:
     train: tuple[str, ...]
 
 
-_HALF_WIDTH = (
-    "data.num_points=512",
+# As the demo's: chosen there, and not bettered on the validation fold.
+_SMALL = (
+    "data.num_points=256",
     "data.correspondences=64",
+    "data.augment.rotation=none",
     "point_encoder.widths=[32,32,64,128]",
     "point_encoder.pooled_width=512",
     "point_encoder.num_neighbours=16",
     "heads.latent_width=256",
     "heads.hidden_width=256",
+    "loss.temperature=0.2",
     "global_batch=64",
     "ghost_batch=32",
-    "optim.lr=2e-3",
+    "optim.lr=3e-3",
 )
 SIZES = {
-    "small": Size(60, 40, "icosahedron", (*_HALF_WIDTH, "epochs=8")),
+    "small": Size(60, 40, "icosahedron", (*_SMALL, "epochs=8")),
     "full": Size(0, 0, "dodecahedron", ("optim.lr=1e-3", "epochs=100")),
 }
-QUICK = Size(0, 0, "octahedron", (*_HALF_WIDTH, "data.num_points=128", "epochs=1"))
+QUICK = Size(0, 0, "octahedron", (*_SMALL, "data.num_points=128", "epochs=1"))
 
 
 def main() -> None:
@@ -173,7 +177,14 @@ def prepare(size: Size, source: str, out: Path) -> None:
 
 
 def run_variant(
-    size: Size, out: Path, name: str, seed: int, fold: int, overrides: Sequence[str], *, random: bool
+    size: Size,
+    out: Path,
+    name: str,
+    seed: int,
+    fold: int,
+    overrides: Sequence[str],
+    *,
+    random: bool,
 ) -> dict[str, dict[str, float]]:
     """Pre-train one variant and probe it, and the network it began as if asked to.
 
@@ -210,7 +221,7 @@ def run_variant(
 
 def probe(shapes: EncodedShapes) -> dict[str, float]:
     """Give the accuracies of furniture and of electronics, from all labels and from few."""
-    config = ProbeConfig(num_repeats=1, penalties=(1e-3, 1e-2, 1e-1))
+    config = ProbeConfig(num_repeats=1, penalties=(_PENALTY,))
     found: dict[str, float] = {}
     is_furniture = np.array([name in OBJECT_CLASSES for name in shapes.class_names])
     for part, of_part in (("furniture", is_furniture), ("electronics", ~is_furniture)):
