@@ -3,17 +3,20 @@
 obstore itself tries again what a server refused (5xx) or a connection dropped. What then still
 fails in passing, and an answer that breaks off while it is read, is tried again here; publishing is
 not, because a second request would find the name taken by the first: see shards.store.put_once.
+No request waits for ever.
 """
 
+import functools
 import hashlib
 import mmap
 import os
 import tempfile
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
+from typing import ParamSpec, TypeVar
 
 import obstore
 import stamina
@@ -30,13 +33,38 @@ from obstore.store import ObjectStore, from_url
 from shards.errors import NotFoundInStoreError, StoreError, TransientStoreError, taken
 from shards.local import scratch_in, sweep
 
-_tried_again = stamina.retry(on=TransientStoreError, attempts=4, timeout=None)
-
 _RETRIES_OF_A_REQUEST = 6
 _SHORTEST_PAUSE = timedelta(milliseconds=20)
 _LONGEST_PAUSE = timedelta(seconds=5)
 _LONGEST_RETRYING = timedelta(seconds=60)
+_CONNECTING = timedelta(seconds=5)
 _PIECE_BYTES = 8 << 20
+# What obstore says where a range begins past the end: of a bucket, and of a folder.
+_PAST_THE_END = ("416 Range Not Satisfiable", "Requested range was invalid")
+
+# A server that falls silent is given up after this long, however much it has sent.
+_SILENCE = timedelta(seconds=30)
+# A request as a whole: to hash or upload a shard of 512 MB at 0.5 MB/s takes 17 minutes. obstore's
+# own limit of 30 s would break off every upload slower than 17 MB/s.
+_WHOLE_REQUEST = timedelta(minutes=20)
+
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def _tried_again(request: Callable[P, T]) -> Callable[P, T]:
+    """Try again what failed in passing, three times, after pauses."""
+    patiently = stamina.retry(on=TransientStoreError, attempts=3, timeout=None)(request)
+
+    @functools.wraps(request)
+    def tried(*args: P.args, **kwargs: P.kwargs) -> T:
+        try:  # without stamina, whose own work takes longer than a small request's
+            return request(*args, **kwargs)
+        except TransientStoreError:
+            return patiently(*args, **kwargs)
+
+    return tried
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,10 +77,13 @@ class RemoteStore:
 
     url: str
     _objects: ObjectStore = field(init=False, repr=False, compare=False)
+    _uploads: ObjectStore = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         with _explained(self.url, ""):
-            object.__setattr__(self, "_objects", _connect(self.url))
+            object.__setattr__(self, "_objects", _connect(self.url, _SILENCE))
+            # While it takes an upload in, a server is silent.
+            object.__setattr__(self, "_uploads", _connect(self.url, _WHOLE_REQUEST))
 
     def __reduce__(self) -> tuple[type["RemoteStore"], tuple[str]]:
         return RemoteStore, (self.url,)
@@ -86,9 +117,9 @@ class RemoteStore:
                 return bytes(part)
         except NotFoundInStoreError:
             raise
-        except StoreError:
-            # S3 refuses a range that begins past the end, where a file gives no bytes.
-            if offset < self.size(name):
+        except StoreError as error:
+            # What S3 refuses is of no bytes in a file.
+            if not any(said in str(error) for said in _PAST_THE_END) or offset < self.size(name):
                 raise
             return b""
 
@@ -117,7 +148,7 @@ class RemoteStore:
     def put_new(self, name: str, content: bytes | Path) -> None:
         """Upload in one request that fails if the name exists (If-None-Match)."""
         with _explained(self.url, name), _as_buffer(content) as buffer:
-            obstore.put(self._objects, name, buffer, mode="create", use_multipart=False)
+            obstore.put(self._uploads, name, buffer, mode="create", use_multipart=False)
 
     @_tried_again
     def remove(self, name: str) -> None:
@@ -131,12 +162,17 @@ class RemoteStore:
         return scratch_in(Path(tempfile.gettempdir()))
 
 
-def _connect(url: str) -> ObjectStore:
+def _connect(url: str, silence: timedelta) -> ObjectStore:
     """Open a bucket; plain http is allowed only where the user's own endpoint says http."""
     endpoint = os.environ.get("AWS_ENDPOINT_URL", os.environ.get("AWS_ENDPOINT", ""))
     return from_url(
         url,
-        client_options={"allow_http": endpoint.startswith("http://")},
+        client_options={
+            "allow_http": endpoint.startswith("http://"),
+            "connect_timeout": _CONNECTING,
+            "read_timeout": silence,
+            "timeout": _WHOLE_REQUEST,
+        },
         retry_config={
             "max_retries": _RETRIES_OF_A_REQUEST,
             "backoff": {"init_backoff": _SHORTEST_PAUSE, "max_backoff": _LONGEST_PAUSE},
