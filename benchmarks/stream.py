@@ -3,8 +3,9 @@
     python -m benchmarks.stream            172 rendered shapes; a record
     python -m benchmarks.stream --quick    48 drawn ones, under a minute
 
-Contestants read the same samples in turns, from a folder and (ours, the floor and webdataset) from
-an S3 server on this machine; what counts is the CPU time of this process, medians over the rounds.
+Contestants read the same samples in turns, from a folder and from an S3 server on this machine;
+what counts is the CPU time of this process (with ray.data, from a folder alone, of all processes),
+medians over the rounds.
 The floor knows where every byte lies, reads what is needed, checks it and decodes it.
 `floor_fraction` is its time over ours, `vs_NAME` that of a peer over ours. Bytes and requests are
 those of ours, so that the cost on a cloud store can be told; `bytes_whole` is what reading whole
@@ -15,6 +16,7 @@ of stdout is one JSON object.
 import argparse
 import importlib.util
 import json
+import logging
 import os
 import resource
 import statistics
@@ -23,7 +25,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Generator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 # Numerical libraries read these when they are loaded.
@@ -40,6 +42,7 @@ from benchmarks.stream_readers import (
     litdata,
     mosaicml_streaming,
     ours,
+    ray_data,
     webdataset,
 )
 from benchmarks.stream_set import write_synthetic_set
@@ -48,7 +51,16 @@ from shards.manifest import Manifest, load_manifest
 from shards.store import open_store
 
 _PACKAGES = (
-    *("numpy", "obstore", "simplejpeg", "pyarrow", "webdataset", "litdata", "mosaicml-streaming"),
+    *(
+        "numpy",
+        "obstore",
+        "simplejpeg",
+        "pyarrow",
+        "webdataset",
+        "litdata",
+        "mosaicml-streaming",
+        "ray",
+    ),
 )
 
 
@@ -69,10 +81,12 @@ def main() -> None:
         if not options.quick:
             results["two_processes"] = _in_two_processes(manifest)
             results["epoch_growth_mb"] = _growth_mb(manifest)
+            results["ray_data"] = _against_ray_data(manifest)
         with ExitStack() as stack:
             remote = stack.enter_context(_on_s3(manifest, folder))
             results["s3"] = {
-                scenario.name: _measure(remote, scenario, rounds, None) for scenario in SCENARIOS
+                scenario.name: _measure(remote, scenario, rounds, folder / "peers")
+                for scenario in SCENARIOS
             }
     if not options.quick:
         print("wrote", write_record("stream", results, _PACKAGES))
@@ -89,9 +103,7 @@ def _local_set(quick: bool, rendered: Path | None, folder: Path) -> Manifest:
     return load_manifest(folder / "set")
 
 
-def _measure(
-    manifest: Manifest, scenario: Scenario, rounds: int, folder: Path | None
-) -> dict[str, Json]:
+def _measure(manifest: Manifest, scenario: Scenario, rounds: int, folder: Path) -> dict[str, Json]:
     """Run all contestants in turns, over the whole set."""
     order = np.random.default_rng(0).permutation(manifest.num_samples).tolist()
     contestants: dict[str, Epoch] = {
@@ -99,11 +111,10 @@ def _measure(
         "floor": floor(manifest, order, scenario),
         "webdataset": webdataset(manifest, scenario),
     }
-    if folder is not None:
-        if _is_installed("litdata", scenario):
-            contestants["litdata"] = litdata(manifest, folder / "litdata", scenario)
-        if _is_installed("streaming", scenario):
-            contestants["streaming"] = mosaicml_streaming(manifest, folder / "mds", scenario)
+    if "://" not in manifest.url and _is_installed("litdata", scenario):
+        contestants["litdata"] = litdata(manifest, folder / "litdata", scenario)
+    if _is_installed("streaming", scenario):
+        contestants["streaming"] = mosaicml_streaming(manifest, folder / "mds", scenario)
     cpu_s: dict[str, list[float]] = {name: [] for name in contestants}
     wall_s: dict[str, list[float]] = {name: [] for name in contestants}
     for round_number in range(rounds + 1):
@@ -187,6 +198,43 @@ def _in_two_processes(manifest: Manifest) -> dict[str, Json]:
             "floor_fraction": round(statistics.median(a / b for a, b in pairs), 3)
         }
     return fractions
+
+
+def _against_ray_data(manifest: Manifest) -> dict[str, Json]:
+    """Compare with ray.data on one core; CPU time of this process and of all that Ray began."""
+    import ray  # pyright: ignore[reportMissingImports]
+
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    order = list(range(manifest.num_samples))
+    found: dict[str, Json] = {}
+    for scenario in SCENARIOS:
+        spent: dict[str, list[float]] = {"ours": [], "ray_data": []}
+        epochs = {"ours": ours(manifest, order, scenario), "ray_data": ray_data(manifest, scenario)}
+        for round_number in range(4):
+            for name, epoch in epochs.items():
+                started_s = _family_cpu_s()
+                if epoch() != manifest.num_samples:
+                    raise RuntimeError(f"{name} lost samples")
+                if round_number:
+                    spent[name].append(_family_cpu_s() - started_s)
+        pairs = zip(spent["ray_data"], spent["ours"], strict=True)
+        found[scenario.name] = {"vs_ray_data": round(statistics.median(a / b for a, b in pairs), 2)}
+    ray.shutdown()
+    return found
+
+
+def _family_cpu_s() -> float:
+    """Add up the CPU time of this process, its descendants, and those that have ended."""
+    fields: dict[int, list[int]] = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):  # it ended meanwhile
+            parent, *rest = path.read_text().rpartition(") ")[2].split()[1:15]
+            fields[int(path.parent.name)] = [int(parent), *map(int, rest[9:13])]
+    family = {os.getpid()}
+    while grown := {pid for pid, each in fields.items() if each[0] in family} - family:
+        family |= grown
+    return sum(sum(fields[pid][1:]) for pid in family) / os.sysconf("SC_CLK_TCK")
 
 
 def _halves(manifest: Manifest) -> list[list[int]]:

@@ -8,8 +8,9 @@ A peer that is not installed is left out, with its reason.
 import importlib
 import io
 import os
+import shutil
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +24,7 @@ from shards.fetch import MAX_GAP_BYTES, coalesce
 from shards.manifest import Manifest
 from shards.reader import Request, ShardReader
 from shards.schema import META, POINTS, view_member
-from shards.store import LocalStore, open_store
+from shards.store import LocalStore, open_store, put_once
 
 NUM_VIEWS = 20
 
@@ -173,7 +174,10 @@ def webdataset(manifest: Manifest, scenario: Scenario) -> Epoch:
 
 
 def litdata(manifest: Manifest, folder: Path, scenario: Scenario) -> Epoch:
-    """Read the same members out of litdata's chunks, one item a sample."""
+    """Read the same members out of litdata's chunks, one item a sample; from a folder.
+
+    Its S3 client (0.2.76) takes https alone, which the server of this benchmark does not speak.
+    """
     from litdata import StreamingDataset  # pyright: ignore[reportMissingImports]
     from litdata.streaming.writer import BinaryWriter  # pyright: ignore[reportMissingImports]
 
@@ -194,7 +198,10 @@ def litdata(manifest: Manifest, folder: Path, scenario: Scenario) -> Epoch:
 
 
 def mosaicml_streaming(manifest: Manifest, folder: Path, scenario: Scenario) -> Epoch:
-    """Read the same members out of MDS shards, a column a member."""
+    """Read the same members out of MDS shards, a column a member.
+
+    From a bucket it fetches whole shards into a cache, which is emptied before each epoch.
+    """
     from picpoint.encoders.torchvision_import import import_torchvision
 
     import_torchvision()
@@ -209,17 +216,51 @@ def mosaicml_streaming(manifest: Manifest, folder: Path, scenario: Scenario) -> 
         with MDSWriter(out=str(folder), columns=columns, size_limit=1 << 26) as writer:
             for each in members:
                 writer.write(each)
+    remote, local = None, folder
+    if "://" in manifest.url:
+        os.environ["S3_ENDPOINT_URL"] = os.environ["AWS_ENDPOINT_URL"]
+        remote, local = _upload(folder, manifest), folder.with_name("mds-cache")
 
-    clean_stale_shared_memory()
-    dataset = StreamingDataset(local=str(folder), batch_size=1, shuffle=False)
+    def opened() -> Iterable[Mapping[str, bytes]]:
+        clean_stale_shared_memory()
+        return StreamingDataset(remote=remote, local=str(local), batch_size=1, shuffle=False)
+
+    kept = opened() if remote is None else None
 
     def epoch() -> int:
         count = 0
-        for count, found in enumerate(dataset, 1):
+        if kept is None:
+            shutil.rmtree(local, ignore_errors=True)
+        for count, found in enumerate(kept or opened(), 1):
             decode(found, scenario.views(count - 1))
         return count
 
     return epoch
+
+
+def ray_data(manifest: Manifest, scenario: Scenario) -> Epoch:
+    """Read the same tars by ray.data, whose workers parse them from end to end."""
+    from ray import data  # pyright: ignore[reportMissingImports]
+
+    paths = [f"{manifest.url}/{shard.name}" for shard in manifest.shards]
+
+    def epoch() -> int:
+        count = 0
+        rows = data.read_webdataset(paths, decoder=None).iter_rows()
+        for count, found in enumerate(rows, 1):
+            decode(found, scenario.views(count - 1))
+        return count
+
+    return epoch
+
+
+def _upload(folder: Path, manifest: Manifest) -> str:
+    """Copy a peer's files to the bucket of a set; give their URL there."""
+    url = f"{manifest.url.rpartition('/')[0]}/{folder.name}"
+    store = open_store(url)
+    for path in sorted(folder.iterdir()):
+        put_once(store, path.name, path)
+    return url
 
 
 def _all_members(manifest: Manifest) -> Iterator[dict[str, bytes]]:
