@@ -5,6 +5,7 @@ import random
 import socket
 import struct
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
@@ -21,6 +22,7 @@ class Faults:
         reset: the connection is reset before the request is forwarded.
         answer_lost: the request is carried out, and its answer is lost.
         answer_cut: the answer's body breaks off half way.
+        delay_s: before anything is done, as a store far away would take.
         seed: of the dice.
         cut_at: number of the request, counted from 0, of whose body only a share is forwarded.
         cut_share: that share.
@@ -31,6 +33,7 @@ class Faults:
     reset: float = 0.0
     answer_lost: float = 0.0
     answer_cut: float = 0.0
+    delay_s: float = 0.0
     seed: int = 0
     counts: Counter[str] = field(default_factory=Counter)
     cut_at: int = -1
@@ -86,6 +89,7 @@ class _Handler(BaseHTTPRequestHandler):
     def forward(self) -> None:
         fault = self.server.draw_fault()
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        time.sleep(self.server.faults.delay_s)
         if fault == "refused":
             self._answer(503, [("Content-Length", "0")], b"")
             return
