@@ -1,6 +1,7 @@
 """The command line: composes a job's config, runs the job, turns errors into one line.
 
-    picpoint render|cache-features|pretrain|evaluate|report|demo [KEY=VALUE ...] [--cfg] [--dry-run]
+    picpoint JOB [KEY=VALUE ...] [--cfg] [--dry-run]
+        JOB: render, cache-features, pretrain, evaluate, report, export or demo
     picpoint shards inspect|verify|stats DIR
     picpoint import-weights FILE OUT [point_encoder=NAME ...]
     picpoint doctor [--image-encoder NAME [image_encoder.KEY=VALUE ...]]
@@ -52,6 +53,11 @@ _COMMANDS = {
     ),
     "report": _Command(
         "ReportJob", "write the page of an evaluation", "picpoint report evaluation=evaluation"
+    ),
+    "export": _Command(
+        "ExportJob",
+        "write a run's point encoder and its model card, for picpoint.load",
+        "picpoint export run=run out=encoder license=apache-2.0",
     ),
     "demo": _Command(
         "DemoJob", "the whole road on the shapes that come with picpoint", "picpoint demo seeds=3"
@@ -165,7 +171,7 @@ def _add_import_weights(commands: "argparse._SubParsersAction[argparse.ArgumentP
         "import-weights", help=summary, description=f"{summary}. Try: {example}"
     )
     parser.add_argument("file", metavar="FILE", help="the checkpoint; only tensors are read of it")
-    parser.add_argument("out", metavar="OUT", help="the file to write")
+    parser.add_argument("out", metavar="OUT", help="the folder to write")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="the encoder's shape")
     parser.add_argument(
         "--initialise",

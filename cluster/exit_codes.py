@@ -7,9 +7,9 @@ from cluster.fleet import WorkerDiedError
 from cluster.record import RunExistsError
 from picpoint.data.views import NotStoredError
 from picpoint.encoders.image_weights import MissingWeightsError
-from picpoint.encoders.vit import MissingPackageError
 from picpoint.evaluate.encoded import ProbeError
 from picpoint.evaluate.results import ResultsError
+from picpoint.optional import MissingPackageError
 from picpoint.render.limited import ChildStartError
 from picpoint.render.meshes import MeshError
 from picpoint.render.renderer import RendererMissingError
@@ -19,6 +19,7 @@ from picpoint.train.checkpoint import CheckpointError
 from picpoint.train.image_source import OtherFeaturesError
 from picpoint.train.step import NonFiniteLossError
 from picpoint.weights.encoder_file import EncoderFileError
+from picpoint.weights.hub import HubError
 from picpoint.weights.import_public import ImportRefusedError
 from shards.errors import (
     AlreadyInStoreError,
@@ -55,6 +56,7 @@ _CODES: tuple[tuple[type[BaseException], int], ...] = (
     (MeshError, 4),
     (ImportRefusedError, 4),
     (EncoderFileError, 4),
+    (HubError, 5),
     (CheckpointError, 6),
     (NonFiniteLossError, 6),
     (PrecisionError, USAGE),

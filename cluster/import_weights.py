@@ -1,4 +1,4 @@
-"""`picpoint import-weights`: a public checkpoint becomes an encoder file, tensor by tensor."""
+"""`picpoint import-weights`: a public checkpoint becomes an encoder of ours, tensor by tensor."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,7 +21,7 @@ def main(source: str, out: str, overrides: Sequence[str], initialise: Sequence[s
 
     Args:
         source: the public checkpoint.
-        out: the file to write.
+        out: the folder to write.
         overrides: `point_encoder=NAME` and `point_encoder.KEY=VALUE`.
         initialise: beginnings of names of ours that may keep their initial values.
     """

@@ -20,13 +20,14 @@ MAY_IMPORT = {
     "render": {"geometry", "ops", "shards"},
     "assets": {"render"},
     "data": {"batch", "geometry", "ops", "shards"},
-    "encoders": {"batch", "geometry", "ops"},
+    "encoders": {"batch", "geometry", "ops", "optional"},
     "features": {"batch", "data", "encoders", "ops", "shards"},
     "heads": {"batch", "geometry", "ops"},
     "losses": {"batch"},
     "model": {"batch", "encoders", "heads", "ops"},
     "metrics": {"batch"},
     "publish": set(),
+    "optional": set(),
     "train": {
         "batch",
         "data",
@@ -40,7 +41,7 @@ MAY_IMPORT = {
         "shards",
     },
     "evaluate": {"batch", "data", "encoders", "model", "ops", "publish", "shards", "train"},
-    "weights": {"batch", "encoders", "heads", "model", "ops", "publish"},
+    "weights": {"batch", "encoders", "heads", "model", "ops", "optional", "publish"},
     "report": {"batch", "data", "evaluate", "geometry", "publish", "shards", "train"},
 }
 ONLY_IN_CLUSTER = {"ray", "hydra", "omegaconf"}

@@ -21,6 +21,7 @@ REQUIRED = {
     "pretrain": ["out=o", "data.shards=s"],
     "evaluate": ["out=o", "runs=[r]"],
     "report": ["evaluation=e"],
+    "export": ["run=r", "out=o", "license=other"],
     "demo": [],
 }
 

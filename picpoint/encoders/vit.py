@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from picpoint.encoders.image_network import IMAGENET, ImageNetwork
 from picpoint.encoders.image_weights import WeightsError, load_strictly
 from picpoint.encoders.torchvision_import import import_torchvision
+from picpoint.optional import import_optional
 
 ViTName = Literal[
     "vit_s16", "vit_b16", "vit_s16_dino", "vit_b16_dino", "vit_s14_dinov2", "vit_b14_dinov2"
@@ -32,10 +33,6 @@ _MODELS: dict[ViTName, str] = {
 # What the files hold that no feature needs: the classifier, and the token of masked patches.
 _UNUSED = ("head.weight", "head.bias", "mask_token")
 _POSITIONS = "pos_embed"
-
-
-class MissingPackageError(ImportError):
-    """An optional package is not installed; the message says which extra brings it."""
 
 
 def build_vit(
@@ -86,10 +83,4 @@ class _Tokens(nn.Module):
 
 def _import_timm() -> ModuleType:
     import_torchvision()  # which timm imports, and which may need its repair
-    try:
-        return importlib.import_module("timm")
-    except ModuleNotFoundError as error:
-        raise MissingPackageError(
-            "vision transformers need timm, which is not installed: pip install "
-            "'picpoint[encoders]', or use image_encoder=lite0"
-        ) from error
+    return import_optional("timm", "encoders", "a vision transformer")

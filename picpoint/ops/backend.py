@@ -1,6 +1,9 @@
 """Which implementation of an operation runs? Decided here, by where the tensor is."""
 
 import importlib.util
+from collections.abc import Generator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import cache
 from typing import Literal
 
@@ -9,8 +12,13 @@ from torch import Tensor
 Backend = Literal["numba", "triton", "plain"]
 
 
+_only_plain = ContextVar("only_plain", default=False)
+
+
 def backend_of(tensor: Tensor) -> Backend:
     """Choose numba's kernels on a CPU, Triton's on CUDA where it is installed, else plain torch."""
+    if _only_plain.get():
+        return "plain"
     match tensor.device.type:
         case "cpu":
             return "numba"
@@ -18,6 +26,16 @@ def backend_of(tensor: Tensor) -> Backend:
             return "triton"
         case _:
             return "plain"
+
+
+@contextmanager
+def only_plain() -> Generator[None]:
+    """Let plain torch run, whatever there is: for tracing a network into another format."""
+    token = _only_plain.set(True)
+    try:
+        yield
+    finally:
+        _only_plain.reset(token)
 
 
 @cache

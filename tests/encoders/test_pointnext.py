@@ -14,6 +14,7 @@ from picpoint.encoders.pointnext import (
     PointNext,
     PointNextConfig,
 )
+from picpoint.ops.backend import only_plain
 from picpoint.ops.ghost_norm import GhostBatchNorm, update_running_statistics
 from picpoint.ops.sampling import farthest_points, take_rows
 
@@ -226,3 +227,14 @@ def test_bfloat16_autocast_stays_close_to_float32():
 def test_an_impossible_shape_is_refused(change, named):
     with pytest.raises(ValueError, match=named):
         dataclasses.replace(POINTNEXT_S, **change)
+
+
+def test_in_evaluation_plain_torch_uses_the_running_statistics_too():
+    """On a GPU the second map of an abstraction runs in plain torch."""
+    torch.manual_seed(0)
+    encoder = PointNext(PointNextConfig(width=8, strides=(2, 2), blocks=(0, 0)), 1).eval()
+    points = torch.randn(2, 32, 3)
+    points /= points.norm(dim=-1, keepdim=True)
+    expected = encoder(points).pooled
+    with only_plain():
+        torch.testing.assert_close(encoder(points).pooled, expected)
