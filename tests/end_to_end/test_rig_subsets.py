@@ -23,6 +23,7 @@ from picpoint.heads.projection import ProjectionConfig
 from picpoint.losses.info_nce import LossConfig
 from picpoint.render.capture import CaptureConfig, capture
 from picpoint.render.meshes import Material, Mesh
+from picpoint.train.image_source import Teacher, live_source
 from picpoint.train.settings import PretrainConfig
 from picpoint.train.state import OptimConfig
 from shards.columns import shard_name
@@ -154,7 +155,8 @@ def test_an_evaluation_shows_the_pictures_of_the_run_s_rig(
     superset: Path, ring_alone: Path
 ) -> None:
     config = ImageEncoderConfig(input_px=32, precision="float32")
-    image_encoder = ImageEncoder(config)
+    encoder = ImageEncoder(config)
+    teacher = Teacher(live_source(encoder), encoder, None)
 
     def pictures(shards: Path, rig: str) -> torch.Tensor:
         run = PretrainConfig(
@@ -166,7 +168,7 @@ def test_an_evaluation_shows_the_pictures_of_the_run_s_rig(
             optim=OptimConfig(),
         )
         reader = ShardReader(shards)
-        return encode._read_shapes(run, reader, image_encoder, EncodeConfig(views=2), CPU).pictures
+        return encode._read_shapes(run, reader, teacher, EncodeConfig(views=2), CPU).pictures
 
     alone = pictures(ring_alone, "all")
     assert torch.equal(pictures(superset, RING), alone)

@@ -22,7 +22,7 @@ from picpoint.encoders.image import ImageEncoder, ImageEncoderConfig
 from picpoint.features.describe import FeaturesConfig, prepare_features
 from picpoint.geometry.cameras import world_to_pixel
 from picpoint.model import sample_map
-from picpoint.train import pretrain as loop
+from picpoint.train import image_source
 from picpoint.train.image_source import OtherFeaturesError, open_features
 from shards.codec import decode_picture
 from shards.manifest import load_manifest
@@ -147,7 +147,7 @@ def test_cached_features_train_as_live_ones_without_a_picture_or_the_encoder(
         raise AssertionError("a picture was decoded, or the encoder loaded")
 
     monkeypatch.setattr(pair, "decode_picture", forbidden)
-    monkeypatch.setattr(loop, "ImageEncoder", forbidden)
+    monkeypatch.setattr(image_source, "ImageEncoder", forbidden)
     for name, tolerance in (("float16", 1e-3), ("int8", 5e-2)):
         out = tmp_path / name
         cached = pretrained(shard_set, out, f"data.features={kept[name]}", *CACHED)
