@@ -1,4 +1,4 @@
-"""Is a process still there?"""
+"""Is a process still there, and what did this one need?"""
 
 from pathlib import Path
 
@@ -9,3 +9,12 @@ def is_running(pid: int) -> bool:
         return "Z" not in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except (FileNotFoundError, ProcessLookupError):
         return False
+
+
+def peak_memory_mb() -> float:
+    """Tell the most memory that this process has held since it began.
+
+    getrusage would also count what its parent held when it was forked.
+    """
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0]) / 1000

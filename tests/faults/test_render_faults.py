@@ -93,9 +93,9 @@ def objects_of(server: S3Server, prefix: str) -> dict[str, bytes]:
 
 
 def test_kills_and_failing_requests_leave_the_undisturbed_set(server, undisturbed, monkeypatch):
-    """A renderer is killed every 3 s or so, the driver twice; 5 % of the requests fail.
+    """A renderer is killed every second or so, the driver twice; 5 % of the requests fail.
 
-    On a busy machine a worker takes longer than that to start: a kill waits for a shard's end.
+    A worker may take longer than that to start: a kill waits for a shard's end.
     """
     dice = random.Random(0)
     faults = Faults(refused=0.03, reset=0.01, answer_lost=0.01, seed=0)
@@ -105,7 +105,7 @@ def test_kills_and_failing_requests_leave_the_undisturbed_set(server, undisturbe
         driver = start(url, server.environment(port))
         while driver.poll() is None:
             assert time.monotonic() < deadline
-            time.sleep(3)
+            time.sleep(1)
             finished = num_finished(server, "killed")
             if finished == seen:
                 continue

@@ -93,15 +93,16 @@ def test_a_put_whose_answer_was_lost_counts_as_done(server, monkeypatch):
 def test_a_large_shard_is_held_in_memory_no_more_than_once(server, tmp_path):
     """256 MB are published twice and hashed; the mapped file itself counts in a process's peak."""
     code = """
-import resource, sys
+import sys
 from pathlib import Path
 from shards.store import open_store, put_once
+from tests.processes import peak_memory_mb
 
 store = open_store(sys.argv[1])
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+before = peak_memory_mb()
 put_once(store, "large", Path(sys.argv[2]))
 put_once(store, "large", Path(sys.argv[2]))
-print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
+print(round(peak_memory_mb() - before))
 """
     large = tmp_path / "large"
     with large.open("wb") as file:
