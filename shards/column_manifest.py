@@ -13,10 +13,11 @@ from shards.errors import (
     NotFoundInStoreError,
     NotWholeError,
 )
-from shards.manifest import SHARDS_TABLE, Manifest, content_digest
+from shards.manifest import Manifest
 from shards.parts import Parts, checked_file
 from shards.schema import SCHEMA_VERSION, SchemaError, view_prefix
 from shards.store import Store, as_store
+from shards.summary import SHARDS_TABLE, content_digest
 from shards.tables import decode_shards
 from shards.writer import check_shard_name
 

@@ -45,9 +45,10 @@ from shards.column_manifest import (
 )
 from shards.columns import MemberSpan, SampleRow, ShardEntry, empty_shard
 from shards.errors import CodecError, CorruptSampleError, ManifestError
-from shards.manifest import SHARDS_TABLE, Manifest, publish_part
+from shards.manifest import Manifest, publish_part
 from shards.schema import SchemaError
 from shards.store import Store, as_store, put_once
+from shards.summary import SHARDS_TABLE
 from shards.tables import encode_shards
 from shards.writer import TarSample, read_tar, write_tar
 

@@ -11,8 +11,6 @@ asked for (shards/parts.py). manifest.json holds the SHA-256 of the two tables, 
 of each shard and of each part, and the parts the CRC-32 of each member.
 """
 
-import hashlib
-import json
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Sequence
@@ -32,8 +30,16 @@ from shards.columns import (
 )
 from shards.errors import MEND_MANIFEST, ManifestError, NotFoundInStoreError, NotWholeError
 from shards.parts import PARTS, Parts, checked_file, part_name
-from shards.schema import SCHEMA_VERSION
 from shards.store import Store, as_store, put_once, sha256
+from shards.summary import (
+    MANIFEST,
+    REJECTS_TABLE,
+    SHARDS_TABLE,
+    SetKind,
+    content_digest,
+    decode_summary,
+    encode_summary,
+)
 from shards.tables import (
     TextColumn,
     decode_part,
@@ -63,10 +69,6 @@ __all__ = [
     "shard_name",
 ]
 
-MANIFEST = "manifest.json"
-SHARDS_TABLE = "manifest/shards.parquet"
-REJECTS_TABLE = "manifest/rejects.parquet"
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Manifest:
@@ -77,6 +79,7 @@ class Manifest:
     Attributes:
         url: the set's folder or bucket prefix.
         shards: in order; sample indices count through them. One of no samples has no tar.
+        kind: what its samples are.
         digest: SHA-256 over the content of the shards in their order; the same for the same
             content, whatever the files are called, wherever and whenever they were written.
         parts: the samples of each shard, by its number.
@@ -84,6 +87,7 @@ class Manifest:
 
     url: str
     shards: tuple[ShardEntry, ...]
+    kind: SetKind
     digest: str
     parts: Parts = field(repr=False)
     _first_sample: tuple[int, ...] = field(repr=False)
@@ -184,7 +188,9 @@ def load_part(store: Store, name: str) -> ShardEntry | None:
     return _entry(shard, sha256(content))
 
 
-def publish_manifest(url: str | Path | Store, entries: Sequence[ShardEntry]) -> None:
+def publish_manifest(
+    url: str | Path | Store, entries: Sequence[ShardEntry], kind: SetKind = "shapes"
+) -> None:
     """Make finished shards a whole set; the last step of rendering.
 
     Publishing the same again succeeds; publishing something else into the same folder does not.
@@ -192,6 +198,7 @@ def publish_manifest(url: str | Path | Store, entries: Sequence[ShardEntry]) -> 
     Args:
         url: the set's folder or bucket prefix, or its store.
         entries: as `publish_part` or `load_part` gave them; their order is that of the samples.
+        kind: what the samples are.
 
     Raises:
         ManifestError: no sample at all, or two shards of the same name.
@@ -208,7 +215,7 @@ def publish_manifest(url: str | Path | Store, entries: Sequence[ShardEntry]) -> 
         SHARDS_TABLE: put_once(store, SHARDS_TABLE, encode_shards(entries)),
         REJECTS_TABLE: put_once(store, REJECTS_TABLE, encode_rejects(entries)),
     }
-    put_once(store, MANIFEST, _summary(files, entries))
+    put_once(store, MANIFEST, encode_summary(files, entries, kind))
 
 
 def load_manifest(url: str | Path | Store, cache: DiskCache | None = None) -> Manifest:
@@ -233,14 +240,14 @@ def load_manifest(url: str | Path | Store, cache: DiskCache | None = None) -> Ma
             "the rendering run to its end, or run the same rendering again; shards that are there "
             "stay as they are"
         ) from error
-    files = _read_summary(content, store.url)
+    files, kind = decode_summary(content, store.url)
     entries = decode_shards(checked_file(store, SHARDS_TABLE, files[SHARDS_TABLE]))
     for entry in entries:
         check_shard_name(entry.name)
     told = decode_rejects(checked_file(store, REJECTS_TABLE, files[REJECTS_TABLE]))
     entries = _with_rejects(entries, told)
     rejects = [(entry.name, reject) for entry in entries for reject in entry.rejects]
-    if content != _summary(files, entries) or rejects != told:
+    if content != encode_summary(files, entries, kind) or rejects != told:
         raise ManifestError(
             f"{store.url}/{MANIFEST}: says other things than the tables it names; it is damaged or "
             f"was edited: {MEND_MANIFEST}"
@@ -248,6 +255,7 @@ def load_manifest(url: str | Path | Store, cache: DiskCache | None = None) -> Ma
     return Manifest(
         url=store.url,
         shards=entries,
+        kind=kind,
         digest=content_digest(entries),
         parts=Parts(store, entries, cache),
         _first_sample=tuple(accumulate((entry.num_samples for entry in entries), initial=0)),
@@ -284,42 +292,3 @@ def _refuse_repeats(names: Sequence[str]) -> None:
             f"shard {repeated[0]!r} comes more than once: it must be unique in a set "
             f"({len(repeated)} such); leave the others out"
         )
-
-
-def _summary(files: dict[str, str], entries: Sequence[ShardEntry]) -> bytes:
-    """Write manifest.json; its text is a function of what it says, so any change shows."""
-    record = {
-        "schema_version": SCHEMA_VERSION,
-        "digest": content_digest(entries),
-        "num_shards": len(entries),
-        "num_samples": sum(entry.num_samples for entry in entries),
-        "num_bytes": sum(entry.num_bytes for entry in entries),
-        "num_rejects": sum(len(entry.rejects) for entry in entries),
-        "sha256": files,
-    }
-    return (json.dumps(record, indent=2, sort_keys=True) + "\n").encode()
-
-
-def content_digest(entries: Sequence[ShardEntry]) -> str:
-    """Hash what a set holds: its tars, in their order."""
-    tars = [entry.sha256 for entry in entries if entry.num_samples]
-    return hashlib.sha256("\n".join([f"schema {SCHEMA_VERSION}", *tars]).encode()).hexdigest()
-
-
-def _read_summary(content: bytes, url: str) -> dict[str, str]:
-    """Read which tables belong to the set; the rest of manifest.json is compared as a whole."""
-    try:
-        found = json.loads(content)
-        version = found["schema_version"]
-        files = {name: str(digest) for name, digest in found["sha256"].items()}
-        whole = set(files) == {SHARDS_TABLE, REJECTS_TABLE}
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise ManifestError(
-            f"{url}/{MANIFEST}: {content[:60]!r} is no manifest ({error}); {MEND_MANIFEST}"
-        ) from error
-    if version != SCHEMA_VERSION or not whole:
-        raise ManifestError(
-            f"{url}/{MANIFEST}: schema version {version}; this program reads {SCHEMA_VERSION}: "
-            "read it with the version that wrote it, or render into another folder"
-        )
-    return files

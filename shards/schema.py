@@ -127,6 +127,11 @@ class Sample:
         return sample_key(self.meta.source_id)
 
     @property
+    def source_id(self) -> str:
+        """Where the shape came from."""
+        return self.meta.source_id
+
+    @property
     def num_points(self) -> int:
         """P, the number of stored points."""
         return len(self.points)

@@ -7,12 +7,12 @@ SHA-256, and the members of every tar against the table of members.
 import io
 import zlib
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from shards.column_manifest import COLUMNS_MANIFEST, Column, ColumnSet, load_columns
+from shards.cloud_sets import index_clouds
+from shards.column_manifest import COLUMNS_MANIFEST, ColumnSet, load_columns
 from shards.column_sets import index_columns
 from shards.columns import SampleRow, ShardEntry, ShardInfo
 from shards.errors import (
@@ -26,8 +26,9 @@ from shards.errors import (
     StoreError,
     UrlError,
 )
-from shards.manifest import MANIFEST, REJECTS_TABLE, SHARDS_TABLE, load_manifest, part_name
+from shards.manifest import Manifest, load_manifest, part_name
 from shards.store import Store, open_store, sha256
+from shards.summary import MANIFEST, REJECTS_TABLE, SHARDS_TABLE
 from shards.writer import index_tar
 
 # The same table as the command line's: cluster/app.py.
@@ -116,8 +117,7 @@ def verify(url: str | Path) -> VerifyReport:
         except ManifestError as error:
             findings.append(Finding("damaged", part_name(entry.name), str(error)))
         else:
-            columns = found.columns if isinstance(found, ColumnSet) else None
-            findings.extend(_verify_shard(store, shard, columns))
+            findings.extend(_verify_shard(store, shard, found))
             source_ids.update(shard.samples.source_ids)
     findings += [
         Finding("damaged", name, f"{count} samples share this source id; {MEND_MANIFEST}")
@@ -151,10 +151,8 @@ def _foreign_files(store: Store, shards: tuple[ShardEntry, ...]) -> list[Finding
     ]
 
 
-def _verify_shard(
-    store: Store, shard: ShardInfo, columns: Sequence[Column] | None
-) -> list[Finding]:
-    """Compare a shard with its part; `columns` is what a shard of a column set holds."""
+def _verify_shard(store: Store, shard: ShardInfo, of: Manifest | ColumnSet) -> list[Finding]:
+    """Compare a shard with its part."""
     if not shard.num_samples:
         return []
     try:
@@ -165,12 +163,9 @@ def _verify_shard(
         ]
     if len(content) != shard.num_bytes or sha256(content) != shard.sha256:
         return [Finding("damaged", shard.name, _locate_damage(content, shard))]
-    told, file = shard.samples.rows(), io.BytesIO(content)
+    told = shard.samples.rows()
     try:
-        if columns is None:
-            found = list(index_tar(file, shard.name))
-        else:
-            found = index_columns(file, shard.name, told, columns)
+        found = _index(io.BytesIO(content), shard.name, told, of)
     except CorruptSampleError as error:
         return [Finding("damaged", shard.name, f"it was written wrongly: {error}")]
     if found != told:
@@ -183,6 +178,19 @@ def _verify_shard(
             )
         ]
     return []
+
+
+def _index(
+    file: io.BytesIO, name: str, told: list[SampleRow], of: Manifest | ColumnSet
+) -> list[SampleRow]:
+    """Read a tar through, as what its set says that it holds."""
+    match of:
+        case ColumnSet():
+            return index_columns(file, name, told, of.columns)
+        case Manifest(kind="clouds"):
+            return list(index_clouds(file, name))
+        case Manifest():
+            return list(index_tar(file, name))
 
 
 def _locate_damage(content: bytes, shard: ShardInfo) -> str:

@@ -12,6 +12,7 @@ import tarfile
 import zlib
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 
@@ -145,11 +146,27 @@ def _header(name: str, content: bytes) -> tarfile.TarInfo:
 
 
 def index_tar(file: io.BufferedIOBase, name: str) -> Iterator[SampleRow]:
-    """Read a tar through and tell where every member lies; every sample is decoded and checked.
+    """Read a tar of shapes through and tell where every member lies; every sample is checked.
 
     Args:
         file: the shard.
         name: of the shard, for messages.
+
+    Raises:
+        CorruptSampleError: a broken tar, or a member that is not what its name says.
+    """
+    return index_samples(file, name, _row)
+
+
+def index_samples(
+    file: io.BufferedIOBase, name: str, row_of: Callable[[Mapping[str, bytes]], SampleRow]
+) -> Iterator[SampleRow]:
+    """Read a tar of samples of any kind through and tell where every member lies.
+
+    Args:
+        file: the shard.
+        name: of the shard, for messages.
+        row_of: decodes and checks the members of a sample; its row, without where they lie.
 
     Raises:
         CorruptSampleError: a broken tar, or a member that is not what its name says.
@@ -160,7 +177,7 @@ def index_tar(file: io.BufferedIOBase, name: str) -> Iterator[SampleRow]:
             if key in keys:
                 raise SchemaError("its members do not lie together")
             keys.add(key)
-            yield _index_sample(key, list(group))
+            yield _index_sample(key, list(group), row_of)
     except (tarfile.TarError, EOFError, SchemaError, CodecError) as error:
         raise CorruptSampleError(
             f"{name}, after {len(keys)} samples: {error}; the shard is damaged: {MEND_SHARD}"
@@ -185,22 +202,32 @@ def read_tar(file: io.BufferedIOBase) -> Iterator[tuple[str, int, bytes]]:
             yield header.name, header.offset_data, content
 
 
-def _index_sample(key: str, found: list[tuple[str, int, bytes]]) -> SampleRow:
+def _index_sample(
+    key: str,
+    found: list[tuple[str, int, bytes]],
+    row_of: Callable[[Mapping[str, bytes]], SampleRow],
+) -> SampleRow:
     members = {name.partition(".")[2]: content for name, _, content in found}
     if len(members) != len(found):
         raise SchemaError(f"{key} has a member twice")
+    row = row_of(members)
+    if row.key != key:
+        raise SchemaError(f"{key} holds the sample {row.source_id!r} of key {row.key}")
+    spans = (
+        MemberSpan(name.partition(".")[2], offset, len(content), zlib.crc32(content))
+        for name, offset, content in found
+    )
+    return replace(row, members=tuple(spans))
+
+
+def _row(members: Mapping[str, bytes]) -> SampleRow:
     sample = decode_sample(members)
     check_picture_sizes(sample)
-    if sample.key != key:
-        raise SchemaError(f"{key} holds the shape {sample.meta.source_id!r} of key {sample.key}")
     return SampleRow(
-        key=key,
-        source_id=sample.meta.source_id,
+        key=sample.key,
+        source_id=sample.source_id,
         label=sample.meta.label,
         num_points=sample.num_points,
         num_views=sample.num_views,
-        members=tuple(
-            MemberSpan(name.partition(".")[2], offset, len(content), zlib.crc32(content))
-            for name, offset, content in found
-        ),
+        members=(),
     )

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import shards.reader
+import shards.member_reader
 from shards.cache import CacheConfig, DiskCache
 from shards.codec import encode_sample
 from shards.columns import MemberSpan
@@ -36,7 +36,9 @@ def cache(tmp_path):
 def remote(shard_set, monkeypatch):
     """The set as in a bucket: obstore's store of files is the remote face without a server."""
     url = shard_set.url
-    monkeypatch.setattr(shards.reader, "open_store", lambda url: RemoteStore(f"file://{url}"))
+    monkeypatch.setattr(
+        shards.member_reader, "open_store", lambda url: RemoteStore(f"file://{url}")
+    )
     return url
 
 
@@ -162,13 +164,13 @@ def test_a_full_disk_means_reading_on(remote, tmp_path):
     """A real limit: no file of this process may be longer than 20,000 bytes."""
     code = """
 import resource, sys
-import shards.reader
+import shards.member_reader
 from shards.cache import CacheConfig
 from shards.manifest import load_manifest
 from shards.reader import Request, ShardReader
 from shards.store import RemoteStore
 
-shards.reader.open_store = lambda url: RemoteStore(f"file://{url}")
+shards.member_reader.open_store = lambda url: RemoteStore(f"file://{url}")
 resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
 for _ in range(2):
     reader = ShardReader(load_manifest(sys.argv[1]), cache=CacheConfig(sys.argv[2]))

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from small_sets import keys_of
 
-import shards.reader
+import shards.member_reader
 from shards.codec import encode_sample
 from shards.columns import MemberSpan
 from shards.errors import CorruptSampleError, NotFoundInStoreError, StoreError
@@ -37,7 +37,7 @@ def _flip(manifest, sample_index, member, byte=0):
 def remote_reader(shard_set, monkeypatch):
     """Reads through the remote face: obstore's store of files, without a server."""
     store = RemoteStore(f"file://{shard_set.url}")
-    monkeypatch.setattr(shards.reader, "open_store", lambda url: store)
+    monkeypatch.setattr(shards.member_reader, "open_store", lambda url: store)
     reader = ShardReader(shard_set)
     monkeypatch.undo()
     return reader
@@ -266,7 +266,9 @@ def test_a_reader_works_in_another_process(shard_set, monkeypatch):
 def test_object_storage_is_read_by_several_threads_in_order(tmp_path, make_set_in, monkeypatch):
     url = make_set_in(tmp_path).url
     # obstore's store of files: the remote face without a server.
-    monkeypatch.setattr(shards.reader, "open_store", lambda url: RemoteStore(f"file://{url}"))
+    monkeypatch.setattr(
+        shards.member_reader, "open_store", lambda url: RemoteStore(f"file://{url}")
+    )
     reader = ShardReader(url, on_corrupt="skip_and_count")
     requests = [Request(index, (0, 2)) for index in range(12)] * 5
     assert [each.key for each in reader.stream(requests)] == list(keys_of(reader.manifest)) * 5

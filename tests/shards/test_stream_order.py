@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from small_sets import make_set
 
-import shards.reader
+import shards.member_reader
 from shards.plan import ReadPlan
 from shards.reader import Request, ShardReader
 from shards.schema import POINTS
@@ -28,7 +28,7 @@ def readers(tmp_path_factory):
         found["folder", num_shards] = ShardReader(manifest, members=(POINTS,))
         with pytest.MonkeyPatch.context() as patched:
             store = RemoteStore(f"file://{folder}")
-            patched.setattr(shards.reader, "open_store", lambda url, store=store: store)
+            patched.setattr(shards.member_reader, "open_store", lambda url, store=store: store)
             found["bucket", num_shards] = ShardReader(manifest, members=(POINTS,))
     return found
 
