@@ -16,8 +16,8 @@ from picpoint.render.renderer import RendererMissingError
 from picpoint.render.sources import SourceError
 from picpoint.train.agreement import PrecisionError
 from picpoint.train.checkpoint import CheckpointError
+from picpoint.train.finite import NonFiniteLossError
 from picpoint.train.image_source import OtherFeaturesError
-from picpoint.train.step import NonFiniteLossError
 from picpoint.weights.encoder_file import EncoderFileError
 from picpoint.weights.hub import HubError
 from picpoint.weights.import_public import ImportRefusedError

@@ -9,11 +9,11 @@ from picpoint.model import PointEncoderConfig, build_point_encoder
 from picpoint.weights.encoder_file import save_encoder
 from picpoint.weights.import_public import (
     ImportRefusedError,
-    format_lines,
     import_public,
     match_public,
     read_public,
 )
+from picpoint.weights.table import format_lines
 
 
 def main(source: str, out: str, overrides: Sequence[str], initialise: Sequence[str]) -> int:

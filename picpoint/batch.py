@@ -14,6 +14,7 @@ World frame: right-handed, y up, the shape inside the unit sphere. Pixels: u to 
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from jaxtyping import Bool, Float, Int64, UInt8
@@ -54,11 +55,23 @@ class PairBatch:
 
 @dataclass(frozen=True, slots=True)
 class CloudBatch:
-    """Labelled clouds without pictures, for probes and downstream tasks."""
+    """Labelled clouds without pictures, for downstream tasks.
+
+    Attributes:
+        keys: sample keys, for error messages and predictions.
+        points: in farthest-point order where the network needs that.
+        features: of each point, beside its position; C = 0 where the network takes none.
+        labels: class of each cloud; of no meaning where `valid` is False.
+        point_labels: part or thing of each point; N_labels = 0 where the task has none.
+        valid: False for a slot that holds no cloud.
+    """
 
     keys: tuple[str, ...]
     points: Float[Tensor, "B N 3"]
+    features: Float[Tensor, "B N C"]
     labels: Int64[Tensor, " B"]
+    point_labels: Int64[Tensor, "B N_labels"]
+    valid: Bool[Tensor, " B"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +146,10 @@ class LossTerms:
     pooled_top1: Float[Tensor, ""]
 
 
-def move_batch(batch: PairBatch, device: torch.device) -> PairBatch:
+AnyBatch = TypeVar("AnyBatch", PairBatch, CloudBatch)
+
+
+def move_batch(batch: AnyBatch, device: torch.device) -> AnyBatch:
     """Copy the tensors of a batch to a device."""
     return _each_tensor(batch, lambda tensor: tensor.to(device, non_blocking=True))
 
@@ -144,13 +160,13 @@ def take_shapes(batch: PairBatch, rows: slice) -> PairBatch:
     return dataclasses.replace(taken, keys=batch.keys[rows])
 
 
-def _each_tensor(batch: PairBatch, change: Callable[[Tensor], Tensor]) -> PairBatch:
+def _each_tensor(batch: AnyBatch, change: Callable[[Tensor], Tensor]) -> AnyBatch:
     changed = {
         field.name: change(value)
         for field in dataclasses.fields(batch)
         if isinstance(value := getattr(batch, field.name), torch.Tensor)
     }
-    if batch.image_features is not None:
+    if isinstance(batch, PairBatch) and batch.image_features is not None:
         image = batch.image_features
         changed_image = ImageFeatures(local=change(image.local), pooled=change(image.pooled))
         return dataclasses.replace(batch, **changed, image_features=changed_image)

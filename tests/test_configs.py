@@ -76,7 +76,7 @@ def test_yaml_states_every_field_of_the_dataclasses(name: str) -> None:
         ("data.viws=12", "'data.views'"),
         ("+data.viws=12", "'data.views'"),
         ("point_encodr=dgcnn", "'point_encoder"),
-        ("optim=sgd", "adam"),
+        ("optim=lion", "adam"),
         ("optim.lr=fast", "optim.lr"),
         ("precision=fp8", "precision"),
         ("image_encoder.stride=7", "image_encoder"),

@@ -17,8 +17,8 @@ from cluster.runtime import RuntimeConfig, run_on_local_processes, run_on_ray
 from cluster.trackers import TrackerName, Trackers
 from picpoint.train.checkpoint import CheckpointError, newest_checkpoint
 from picpoint.train.log import LOG_FILE
-from picpoint.train.pretrain import STOP_FILE
 from picpoint.train.settings import PretrainConfig, plan_run, rows_of_ranks
+from picpoint.train.stop import STOP_FILE
 from shards.manifest import load_manifest
 
 # What may differ when a run goes on.

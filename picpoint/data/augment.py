@@ -55,7 +55,7 @@ def random_motion(
     """Draw a similarity transform, original world to augmented world."""
     scale = math.exp(generator.uniform(math.log(config.scale_min), math.log(config.scale_max)))
     motion = np.eye(4)
-    motion[:3, :3] = scale * _rotation(config.rotation, generator)
+    motion[:3, :3] = scale * draw_rotation(config.rotation, generator)
     motion[:3, 3] = generator.uniform(-config.shift, config.shift, 3)
     return motion
 
@@ -82,9 +82,10 @@ def jitter_points(
     return (points + noise).astype(np.float32)
 
 
-def _rotation(
+def draw_rotation(
     kind: Literal["none", "yaw", "any"], generator: np.random.Generator
 ) -> Float[np.ndarray, "3 3"]:
+    """Draw a rotation matrix, uniformly among those of a kind."""
     match kind:
         case "none":
             return np.eye(3)

@@ -19,6 +19,7 @@ from torch.nn import functional
 from picpoint.encoders.dgcnn import EdgeConv, near_and_own
 from picpoint.encoders.edge_pooling import affine_of_edges, pool_mapped_edges
 from picpoint.ops.balls import all_distinct
+from picpoint.ops.dropout import Dropout
 from picpoint.ops.ghost_norm import GhostBatchNorm
 from picpoint.ops.neighbours import nearest_neighbours
 
@@ -95,6 +96,10 @@ class DgcnnSegmenter(nn.Module):
             nn.Linear(before, after, bias=False) for before, after in pairwise(widths)
         )
         self.norms = nn.ModuleList(GhostBatchNorm(after, ghost_batch) for after in widths[1:])
+        self.dropouts = nn.ModuleList(
+            Dropout(config.dropout if number in config.dropped else 0.0)
+            for number in range(len(config.hidden_widths))
+        )
         self.scores = nn.Linear(widths[-1], config.num_classes, bias=False)
 
     def forward(
@@ -123,10 +128,9 @@ class DgcnnSegmenter(nn.Module):
             known = self.category_norm(self.category(one_hot), valid, _SLOPE)
             cloud = torch.cat([cloud, known], dim=-1)
         x = torch.cat([cloud[:, None].expand(-1, points.shape[1], -1), local], dim=-1)
-        for number, (linear, norm) in enumerate(zip(self.linears, self.norms, strict=True)):
+        for linear, norm, dropout in zip(self.linears, self.norms, self.dropouts, strict=True):
             x = norm(linear(x), mask, _SLOPE)
-            if number in self.config.dropped:
-                x = functional.dropout(x, self.config.dropout, self.training)
+            x = dropout(x)
         return self.scores(x)
 
     def _levels(

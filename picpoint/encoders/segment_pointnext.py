@@ -26,6 +26,7 @@ from picpoint.encoders.pointnext import (
     build_stages,
     describe_levels,
 )
+from picpoint.ops.dropout import Dropout
 from picpoint.ops.ghost_norm import GhostBatchNorm
 from picpoint.ops.interpolate import interpolate, nearest_three
 
@@ -99,6 +100,7 @@ class PointNextSegmenter(nn.Module):
         hidden = 3 * width if config.num_categories else width
         self.hidden = nn.Linear(hidden, hidden, bias=False)
         self.hidden_norm = GhostBatchNorm(hidden, ghost_batch)
+        self.dropout = Dropout(config.dropout)
         self.scores = nn.Linear(hidden, config.num_classes)
 
     def forward(
@@ -125,7 +127,7 @@ class PointNextSegmenter(nn.Module):
             pooled = torch.cat([x.max(dim=1).values, x.mean(dim=1)], dim=-1)
             x = torch.cat([x, pooled[:, None].expand(-1, x.shape[1], -1)], dim=-1)
         x = self.hidden_norm(self.hidden(x), _mask(x, valid), slope=0.0)
-        return self.scores(functional.dropout(x, self.config.dropout, self.training))
+        return self.scores(self.dropout(x))
 
     def _propagate(
         self,

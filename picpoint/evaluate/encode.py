@@ -117,7 +117,7 @@ def encode_run(
     settings = run_settings(run, plan, image, resolve_precision(run.precision, device))
     check_settings(checkpoint, settings, may_differ=_OF_THE_MACHINE)
 
-    def initial() -> TrainState:
+    def initial() -> TrainState[PretrainModel]:
         widths = (image.local_width, image.pooled_width)
         return initial_state(run.model, run.optim, widths, run.seed, device)
 

@@ -5,8 +5,8 @@ from itertools import pairwise
 
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
-from torch.nn import functional
 
+from picpoint.ops.dropout import Dropout
 from picpoint.ops.ghost_norm import GhostBatchNorm
 
 
@@ -53,6 +53,7 @@ class Classifier(nn.Module):
             for (before, after), biased in zip(pairwise(widths), config.biased, strict=True)
         )
         self.norms = nn.ModuleList(GhostBatchNorm(width, ghost_batch) for width in widths[1:])
+        self.dropouts = nn.ModuleList(Dropout(config.dropout) for _ in widths[1:])
         self.scores = nn.Linear(widths[-1], num_classes)
 
     def forward(
@@ -60,7 +61,7 @@ class Classifier(nn.Module):
     ) -> Float[Tensor, "B classes"]:
         """Score the classes of each shape, before any softmax."""
         x = pooled
-        for linear, norm in zip(self.linears, self.norms, strict=True):
+        for linear, norm, dropout in zip(self.linears, self.norms, self.dropouts, strict=True):
             x = norm(linear(x), valid, self.config.slope)
-            x = functional.dropout(x, self.config.dropout, self.training)
+            x = dropout(x)
         return self.scores(x)

@@ -160,7 +160,7 @@ def newest_checkpoint(folder: str | Path) -> tuple[Checkpoint | None, tuple[str,
 
 
 def restore(
-    state: TrainState, folder: str | Path, settings: Mapping[str, Any], resume: str
+    state: TrainState[Any], folder: str | Path, settings: Mapping[str, Any], resume: str
 ) -> None:
     """Bring a new state to where its run was, or where another one ended.
 
@@ -190,7 +190,7 @@ def restore(
             f"{passed_over[0]}); remove them to begin anew"
         )
     if found is None and resume not in ("auto", "never"):
-        found = _named_checkpoint(resume)
+        found = named_checkpoint(resume, f"resume={resume}")
     if found is None:
         return
     check_settings(found, settings)
@@ -198,18 +198,27 @@ def restore(
     logger.info("goes on from %s", found.path)
 
 
-def _named_checkpoint(resume: str) -> Checkpoint:
-    if resume.endswith(".pt"):
-        return load_checkpoint(resume)
-    for folder in (resume, f"{resume}/checkpoints"):
+def named_checkpoint(place: str, asked: str) -> Checkpoint:
+    """Load the checkpoint that someone named.
+
+    Args:
+        place: a run's folder, its folder of checkpoints, or one step-*.pt; or the URL of any.
+        asked: how it was named, for messages.
+
+    Raises:
+        CheckpointError: it holds none, or its newest is damaged.
+    """
+    if place.endswith(".pt"):
+        return load_checkpoint(place)
+    for folder in (place, f"{place}/checkpoints"):
         found, passed_over = newest_checkpoint(folder)
         if passed_over:
-            raise CheckpointError(f"resume={resume}: {passed_over[0]}; name a whole one")
+            raise CheckpointError(f"{asked}: {passed_over[0]}; name a whole one")
         if found is not None:
             return found
     raise CheckpointError(
-        f"resume={resume}: holds no checkpoint; name a run's folder, its folder of checkpoints, or "
-        "one step-*.pt; or use auto or never"
+        f"{asked}: holds no checkpoint; name a run's folder, its folder of checkpoints, or one "
+        "step-*.pt"
     )
 
 
@@ -239,7 +248,7 @@ def check_settings(
         )
 
 
-def take_over(state: TrainState, checkpoint: Checkpoint) -> None:
+def take_over(state: TrainState[Any], checkpoint: Checkpoint) -> None:
     """Load a checkpoint into a state.
 
     Raises:

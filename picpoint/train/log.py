@@ -7,12 +7,24 @@ import json
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TextIO
+from typing import Any, ClassVar, Protocol, TextIO, runtime_checkable
 
 from picpoint.publish import publish_text
 from picpoint.train.checkpoint import CheckpointError
 
 LOG_FILE = "metrics.jsonl"
+
+
+@runtime_checkable
+class Report(Protocol):
+    """A line of a log: a dataclass that says where the run stood."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    @property
+    def samples_seen(self) -> int:
+        """The position of the run."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,15 +70,17 @@ class StepReport:
     eta_s: float
 
 
-def write_report(log: TextIO, report: StepReport) -> None:
+def write_report(log: TextIO, report: Report) -> None:
     """Append one report as a line of JSON."""
     log.write(json.dumps(dataclasses.asdict(report)) + "\n")
     log.flush()
 
 
 @contextlib.contextmanager
-def open_log(run_dir: Path, rank: int, samples_seen: int) -> Generator[TextIO]:
-    """Open the log for appending, without the lines that a restart takes back.
+def open_log(
+    run_dir: Path, rank: int, samples_seen: int, name: str = LOG_FILE
+) -> Generator[TextIO]:
+    """Open a log for appending, without the lines that a restart takes back.
 
     Raises:
         CheckpointError: a line other than the last is broken.
@@ -75,7 +89,7 @@ def open_log(run_dir: Path, rank: int, samples_seen: int) -> Generator[TextIO]:
         with io.StringIO() as nowhere:
             yield nowhere
         return
-    path = run_dir / LOG_FILE
+    path = run_dir / name
     stored = path.read_text() if path.exists() else ""
     publish_text("".join(f"{line}\n" for line in _kept(stored, samples_seen, path)), path)
     with path.open("a") as log:

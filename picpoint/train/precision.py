@@ -23,6 +23,15 @@ def autocast(precision: ResolvedPrecision, device: torch.device) -> torch.autoca
     return torch.autocast(device.type, dtype, enabled=precision != "fp32")
 
 
+# A float16 loss that overflows even when it is hardly scaled is no matter of its scale.
+_LEAST_SCALE = 1.0
+
+
+def may_overflow(scaler: torch.amp.GradScaler | None) -> bool:
+    """Tell whether a gradient that is no number may be mended by a smaller scale."""
+    return scaler is not None and scaler.get_scale() > _LEAST_SCALE
+
+
 def gradient_scaler(
     precision: ResolvedPrecision, device: torch.device
 ) -> torch.amp.GradScaler | None:

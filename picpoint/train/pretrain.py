@@ -16,13 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 
 from picpoint.data.pairs import training_batches
 from picpoint.data.prefetch import prefetch
 from picpoint.losses.gather import num_ranks, this_rank
-from picpoint.model import PretrainModel
 from picpoint.train.agreement import check_same_position, check_same_precision
 from picpoint.train.checkpoint import restore
 from picpoint.train.checkpoint_writer import CheckpointWriter
@@ -33,6 +30,7 @@ from picpoint.train.precision import (
     gradient_scaler,
     resolve_precision,
 )
+from picpoint.train.ranks import distributed
 from picpoint.train.settings import (
     PretrainConfig,
     plan_run,
@@ -41,11 +39,10 @@ from picpoint.train.settings import (
 )
 from picpoint.train.state import initial_state
 from picpoint.train.step import Run, Totals, train_step
+from picpoint.train.stop import stop_wanted
 from shards.reader import PAIRING, ShardReader
 
 logger = logging.getLogger(__name__)
-
-STOP_FILE = "STOP"
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,11 +119,6 @@ def pretrain(
                 yield report
 
 
-def stop_wanted(run_dir: Path, rank: int) -> bool:
-    """Whether someone asked the run to save itself and end; rank 0 looks, all ranks obey."""
-    return rank == 0 and (run_dir / STOP_FILE).exists()
-
-
 def _open_run(config: PretrainConfig, run_dir: Path, device: torch.device, resume: str) -> Run:
     """Build a run, or find it as its newest checkpoint left it."""
     rank, ranks = this_rank(), num_ranks()
@@ -158,7 +150,7 @@ def _open_run(config: PretrainConfig, run_dir: Path, device: torch.device, resum
         config=config,
         settings=settings,
         state=state,
-        model=_distributed(state.model, ranks, device),
+        model=distributed(state.model, ranks, device),
         teacher=teacher,
         batches=prefetch(batches, data.read_ahead),
         rank=rank,
@@ -167,21 +159,6 @@ def _open_run(config: PretrainConfig, run_dir: Path, device: torch.device, resum
         device=device,
         precision=precision,
         run_dir=run_dir,
-    )
-
-
-def _distributed(model: PretrainModel, ranks: int, device: torch.device) -> nn.Module:
-    if ranks == 1:
-        return model
-    # BatchNorm's running statistics are kept equal by update_running_statistics.
-    return DistributedDataParallel(
-        model,
-        device_ids=[device] if device.type == "cuda" else None,
-        broadcast_buffers=False,
-        # Every parameter is used. But only so are buckets never built anew after the first step:
-        # after a restart three ranks or more would add the same gradients in another order.
-        find_unused_parameters=True,
-        gradient_as_bucket_view=True,
     )
 
 

@@ -199,7 +199,7 @@ def run_settings(
     config: PretrainConfig, plan: ReadPlan, image: ImageSource, precision: ResolvedPrecision
 ) -> dict[str, JsonValue]:
     """Flatten all that decides the weights of a run; a checkpoint fits only the same settings."""
-    flat = dict(_flatten("", dataclasses.asdict(config)))
+    flat = flatten_settings(dataclasses.asdict(config))
     return {key: value for key, value in flat.items() if key not in _MOOT} | {
         "precision": precision,
         "image_encoder.precision": image.precision,
@@ -207,6 +207,11 @@ def run_settings(
         "data.digest": plan.digest,
         "image_encoder.weights_sha256": image.weights_sha256,
     }
+
+
+def flatten_settings(settings: dict[str, Any]) -> dict[str, JsonValue]:
+    """Name nested settings as overrides do, as in `optim.lr`."""
+    return dict(_flatten("", settings))
 
 
 def _flatten(prefix: str, value: Any) -> Iterator[tuple[str, JsonValue]]:  # noqa: ANN401

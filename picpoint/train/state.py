@@ -1,31 +1,44 @@
 """What must survive a restart? The one mutable type of the project; it is the checkpoint."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, Literal, TypeVar
 
 import torch
+from torch import nn
 
 from picpoint.model import ModelConfig, PretrainModel
 
 
 @dataclass(frozen=True, slots=True)
 class OptimConfig:
-    """Adam with cosine annealing, as the paper has it.
+    """An optimiser, and cosine annealing of its rate. The paper has Adam.
 
     Attributes:
+        algorithm: `adamw` (Adam with decoupled weight decay) or `sgd` (with momentum).
         lr: highest learning rate. Paper: unspecified; here 1e-3.
-        weight_decay: decoupled weight decay. Paper: unspecified; here 1e-6.
+        min_lr: where the cosine ends. Paper: unspecified; here 0.
+        weight_decay: of all parameters. Paper: unspecified; here 1e-6.
+        momentum: of `sgd`.
         warmup_fraction: share of the run in which the rate rises linearly from zero.
             Paper: unspecified; here none.
     """
 
+    algorithm: Literal["adamw", "sgd"] = "adamw"
     lr: float = 1e-3
+    min_lr: float = 0.0
     weight_decay: float = 1e-6
+    momentum: float = 0.9
     warmup_fraction: float = 0.0
 
     def __post_init__(self) -> None:
+        if not 0 <= self.min_lr <= self.lr:
+            raise ValueError(
+                f"optim.min_lr={self.min_lr}: must be 0 or more, and not above optim.lr={self.lr}"
+            )
+        if not 0 <= self.momentum < 1:
+            raise ValueError(f"optim.momentum={self.momentum}: must be 0 or more and below 1")
         if not self.lr > 0:
             raise ValueError(f"optim.lr={self.lr}: must be above 0; try 1e-3, the default")
         if not self.weight_decay >= 0:
@@ -37,21 +50,24 @@ class OptimConfig:
             )
 
 
+Model = TypeVar("Model", bound=nn.Module)
+
+
 @dataclass(slots=True)
-class TrainState:
+class TrainState(Generic[Model]):
     """Everything that changes in training.
 
     There is no generator among it: every draw is seeded by (seed, epoch, sample), so that the
     position says it all. The learning rate, too, is a function of the position.
 
     Attributes:
-        model: the trainable parts; the image encoder is frozen and known by its hash.
-        optimizer: Adam and its moments.
+        model: the trainable parts; an image encoder is frozen and known by its hash.
+        optimizer: with its moments.
         samples_seen: the position in the stream, in samples of the global order.
         scaler: of the loss, in float16 only; it learns its scale.
     """
 
-    model: PretrainModel
+    model: Model
     optimizer: torch.optim.Optimizer
     samples_seen: int
     scaler: torch.amp.GradScaler | None = None
@@ -81,13 +97,32 @@ def initial_state(
     seed: int,
     device: torch.device,
     scaler: torch.amp.GradScaler | None = None,
-) -> TrainState:
-    """Build a model and its optimiser; the same seed gives the same weights everywhere.
+) -> TrainState[PretrainModel]:
+    """Build the model of pre-training and its optimiser; see `new_state`.
 
     Args:
         model: sizes of the trainable parts.
         optim: optimiser settings.
         image_widths: local and pooled feature width of the image encoder.
+        seed: seed of the initial weights.
+        device: where the model lives.
+        scaler: of the loss, for float16.
+    """
+    return new_state(lambda: PretrainModel(model, *image_widths), optim, seed, device, scaler)
+
+
+def new_state(
+    build: Callable[[], Model],
+    optim: OptimConfig,
+    seed: int,
+    device: torch.device,
+    scaler: torch.amp.GradScaler | None = None,
+) -> TrainState[Model]:
+    """Build a model and its optimiser; the same seed gives the same weights everywhere.
+
+    Args:
+        build: gives the model, on the CPU; what it draws is drawn from the seed.
+        optim: optimiser settings.
         seed: seed of the initial weights; the global generators are left as they were.
         device: where the model lives.
         scaler: of the loss, for float16.
@@ -96,12 +131,26 @@ def initial_state(
     # too, which fork_rng would then have to know of.
     with torch.random.fork_rng(devices=[]), torch.device("cpu"):
         torch.default_generator.manual_seed(seed)
-        network = PretrainModel(model, *image_widths)
+        network = build()
     network.to(device)
-    optimizer = torch.optim.AdamW(
-        network.parameters(), lr=optim.lr, weight_decay=optim.weight_decay, fused=True
-    )
+    optimizer = _optimizer([p for p in network.parameters() if p.requires_grad], optim)
     return TrainState(model=network, optimizer=optimizer, samples_seen=0, scaler=scaler)
+
+
+def _optimizer(parameters: list[nn.Parameter], optim: OptimConfig) -> torch.optim.Optimizer:
+    match optim.algorithm:
+        case "adamw":
+            return torch.optim.AdamW(
+                parameters, lr=optim.lr, weight_decay=optim.weight_decay, fused=True
+            )
+        case "sgd":
+            return torch.optim.SGD(
+                parameters,
+                lr=optim.lr,
+                momentum=optim.momentum,
+                weight_decay=optim.weight_decay,
+                fused=True,
+            )
 
 
 def learning_rate(optim: OptimConfig, progress: float) -> float:
@@ -109,4 +158,5 @@ def learning_rate(optim: OptimConfig, progress: float) -> float:
     if progress < optim.warmup_fraction:
         return optim.lr * progress / optim.warmup_fraction
     annealed = (progress - optim.warmup_fraction) / (1 - optim.warmup_fraction)
-    return optim.lr * 0.5 * (1 + math.cos(math.pi * min(annealed, 1.0)))
+    share = 0.5 * (1 + math.cos(math.pi * min(annealed, 1.0)))
+    return optim.min_lr + (optim.lr - optim.min_lr) * share

@@ -1,7 +1,5 @@
 """What is one update of the weights? Forward, loss, backward, and what all ranks agree on."""
 
-import json
-import math
 from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,20 +11,14 @@ from torch import nn
 from picpoint.batch import Embeddings, ImageFeatures, LossTerms, PairBatch, move_batch
 from picpoint.losses.gather import ddp_loss
 from picpoint.losses.info_nce import pretraining_loss
+from picpoint.model import PretrainModel
 from picpoint.ops.ghost_norm import update_running_statistics
-from picpoint.publish import publish_text
+from picpoint.train.finite import check_finite
 from picpoint.train.gradient_cache import backward_in_pieces, split_pairs
 from picpoint.train.image_source import Teacher
-from picpoint.train.precision import ResolvedPrecision, autocast
+from picpoint.train.precision import ResolvedPrecision, autocast, may_overflow
 from picpoint.train.settings import JsonValue, PretrainConfig
 from picpoint.train.state import TrainState, learning_rate
-
-# A float16 loss that overflows even when it is hardly scaled is no matter of its scale.
-_LEAST_SCALE = 1.0
-
-
-class NonFiniteLossError(RuntimeError):
-    """The loss or its gradient is not a number; the update that would follow was not made."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +41,7 @@ class Run:
 
     config: PretrainConfig
     settings: dict[str, JsonValue]
-    state: TrainState
+    state: TrainState[PretrainModel]
     model: nn.Module
     teacher: Teacher
     batches: Generator[PairBatch]
@@ -81,7 +73,10 @@ def train_step(run: Run, batch: PairBatch, stop: bool) -> tuple[Embeddings, Tota
     if state.scaler is not None:
         state.scaler.unscale_(state.optimizer)
     totals = _sum_over_ranks(terms, state.model, batch, stop)
-    _check_finite(run, totals, batch)
+    figures = {"loss": totals.loss, "gradient norm": totals.grad_norm}
+    if may_overflow(state.scaler):
+        del figures["gradient norm"]
+    check_finite(figures, run.step, batch.keys, run.run_dir, run.rank)
     if state.scaler is None:
         state.optimizer.step()
     else:
@@ -114,23 +109,6 @@ def _backward(run: Run, batch: PairBatch) -> tuple[Embeddings, LossTerms]:
     terms, total = loss(embeddings)
     total.backward()
     return embeddings, terms
-
-
-def _check_finite(run: Run, totals: Totals, batch: PairBatch) -> None:
-    """Stop before an update that would spoil the weights, and write down what led to it."""
-    figures = {"loss": totals.loss, "gradient norm": totals.grad_norm}
-    if run.state.scaler is not None and run.state.scaler.get_scale() > _LEAST_SCALE:
-        del figures["gradient norm"]  # an overflow, which a smaller scale will mend
-    for figure, value in figures.items():
-        if not math.isfinite(value):
-            told = {"step": run.step, "rank": run.rank, "figure": figure, "value": str(value)}
-            record = run.run_dir / f"nonfinite-step-{run.step:08d}-rank-{run.rank}.json"
-            publish_text(json.dumps(told | {"keys": list(filter(None, batch.keys))}), record)
-            raise NonFiniteLossError(
-                f"the {figure} is {value} at step {run.step}; nothing was updated and the last "
-                "checkpoint is good: lower optim.lr, or set precision=fp32 (the batch's samples "
-                f"stand in {record})"
-            )
 
 
 def _sum_over_ranks(terms: LossTerms, model: nn.Module, batch: PairBatch, stop: bool) -> Totals:

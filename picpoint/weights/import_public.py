@@ -8,9 +8,7 @@ Only tensors are read from a file; nothing in it is run.
 import pickle
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -18,8 +16,7 @@ from torch import Tensor, nn
 from picpoint.encoders.dgcnn import DgcnnConfig
 from picpoint.encoders.pointnext import PointNextConfig
 from picpoint.weights.public_names import public_names
-
-Fate = Literal["used", "initialised", "left over", "refused"]
+from picpoint.weights.table import Line
 
 # Where the public code wraps a state: its trainers save it under a name, its parallel wrappers and
 # its tasks put a name before each key.
@@ -36,23 +33,6 @@ _KNOWN = {
 
 class ImportRefusedError(ValueError):
     """A file does not hold the weights of the encoder; the message says what differs."""
-
-
-@dataclass(frozen=True, slots=True)
-class Line:
-    """What became of one tensor.
-
-    Attributes:
-        fate: what became of it.
-        ours: its name here, or nothing.
-        theirs: its name in the file, or nothing.
-        note: shape, or the reason.
-    """
-
-    fate: Fate
-    ours: str
-    theirs: str
-    note: str
 
 
 def read_public(path: Path) -> dict[str, Tensor]:
@@ -138,14 +118,6 @@ def import_public(
         if line.fate == "used":
             own[line.ours].copy_(source[line.theirs].reshape(own[line.ours].shape))
     return lines
-
-
-def format_lines(lines: list[Line]) -> str:
-    """Print the table, and its sums."""
-    rows = [f"{line.fate:11} {line.ours:48} {line.theirs:40} {line.note}" for line in lines]
-    fates: tuple[Fate, ...] = ("used", "initialised", "left over", "refused")
-    sums = [f"{sum(line.fate == fate for line in lines)} {fate}" for fate in fates]
-    return "\n".join([*rows, ", ".join(sums)])
 
 
 def _without_task(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -12,9 +12,9 @@ from picpoint.data.split import held_out
 from picpoint.encoders.pointnext import PointNextConfig
 from picpoint.train.checkpoint import CheckpointError, newest_checkpoint
 from picpoint.train.collapse import EmbeddingHealth
-from picpoint.train.pretrain import STOP_FILE
+from picpoint.train.finite import NonFiniteLossError
 from picpoint.train.settings import PretrainConfig
-from picpoint.train.step import NonFiniteLossError
+from picpoint.train.stop import STOP_FILE
 from shards.reader import ShardReader
 
 

@@ -3,11 +3,12 @@ import math
 import pytest
 import torch
 
+from picpoint.model import PretrainModel
 from picpoint.train.settings import PretrainConfig
 from picpoint.train.state import OptimConfig, TrainState, initial_state, learning_rate
 
 
-def fresh(config: PretrainConfig, seed: int = 0) -> TrainState:
+def fresh(config: PretrainConfig, seed: int = 0) -> TrainState[PretrainModel]:
     return initial_state(config.model, config.optim, (4, 6), seed, torch.device("cpu"))
 
 

@@ -8,12 +8,12 @@ from picpoint.encoders.dgcnn import Dgcnn, DgcnnConfig
 from picpoint.encoders.pointnext import PointNext, PointNextConfig
 from picpoint.weights.import_public import (
     ImportRefusedError,
-    format_lines,
     import_public,
     match_public,
     read_public,
 )
 from picpoint.weights.public_names import public_names
+from picpoint.weights.table import format_lines
 
 DGCNN = DgcnnConfig(widths=(8, 8), pooled_width=16, num_neighbours=4)
 POINTNEXT = PointNextConfig(width=4, strides=(2, 2), blocks=(1, 0), radius=0.5, num_neighbours=6)

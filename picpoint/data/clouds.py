@@ -1,0 +1,329 @@
+"""From labelled clouds in shards to batches for training and for evaluation.
+
+All that is random about a cloud is drawn from (seed, epoch, cloud), as in pre-training.
+"""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float32, Int64
+
+from picpoint.batch import CloudBatch
+from picpoint.data.cloud_augment import (
+    UNCHANGED,
+    VOTE,
+    ChangedCloud,
+    CloudAugmentConfig,
+    change_cloud,
+)
+from picpoint.data.dataset import NO_CLASS, Dataset, DatasetError
+from picpoint.ops.farthest import farthest_order
+from shards.cache import CacheConfig
+from shards.clouds import POINT_LABELS, Cloud
+from shards.member_reader import Request
+from shards.plan import ReadPlan
+from shards.schema import NORMALS
+
+# What a network may be told of a point besides its position.
+PointFeature = Literal["position", "normal", "height"]
+_WIDTHS: dict[PointFeature, int] = {"position": 3, "normal": 3, "height": 1}
+
+_READ_AHEAD_CLOUDS = 64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CloudDataConfig:
+    """Which clouds are read, and how.
+
+    Attributes:
+        shards: folder or URL of a labelled data set.
+        train: splits to train on.
+        test: splits to test on.
+        evaluate_on: `test` trains on all of `train`; `validation` holds a part of it back, measures
+            on that, and never reads `test`: for choosing settings.
+        validation_share: how large that part is, of every class.
+        label_share: of what is left, the part of every class whose labels are used.
+        split_seed: of both draws.
+        num_points: of a cloud.
+        subset: which points of a stored cloud are trained on: the `first` ones, as protocols have
+            it, or `random` ones. Evaluation takes the first.
+        normalise: `unit_sphere` moves the mean to the origin and the farthest point to the sphere;
+            `none` leaves the data set's own unit.
+        augment: changes in training.
+        read_ahead: batches made ahead.
+        threads: that make them.
+        cache_dir: local folder to keep what comes from a bucket; "" keeps nothing.
+        cache_gb: its bound.
+    """
+
+    shards: str
+    train: tuple[str, ...] = ("train",)
+    test: tuple[str, ...] = ("test",)
+    evaluate_on: Literal["test", "validation"] = "test"
+    validation_share: float = 0.2
+    label_share: float = 1.0
+    split_seed: int = 0
+    num_points: int = 1024
+    subset: Literal["first", "random"] = "first"
+    normalise: Literal["unit_sphere", "none"] = "unit_sphere"
+    augment: CloudAugmentConfig = field(default_factory=CloudAugmentConfig)
+    read_ahead: int = 2
+    threads: int = 2
+    cache_dir: str = ""
+    cache_gb: float = 100.0
+
+    def __post_init__(self) -> None:
+        for name in ("num_points", "read_ahead", "threads"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"data.{name}={getattr(self, name)}: must be at least 1")
+        if not 0 < self.validation_share < 1:
+            raise ValueError(
+                f"data.validation_share={self.validation_share}: must be above 0 and below 1"
+            )
+        if not 0 < self.label_share <= 1:
+            raise ValueError(f"data.label_share={self.label_share}: must be above 0, at most 1")
+        if self.evaluate_on == "test" and (both := set(self.train) & set(self.test)):
+            raise ValueError(
+                f"data.train and data.test both name {min(both)!r}: what is tested on is not "
+                "trained on; leave it out of one"
+            )
+
+    @property
+    def cache(self) -> CacheConfig | None:
+        """Where to keep what comes from a bucket."""
+        return CacheConfig(self.cache_dir, self.cache_gb) if self.cache_dir else None
+
+
+@dataclass(frozen=True, slots=True)
+class CloudView:
+    """What a network wants of a cloud; it is the network that knows.
+
+    Attributes:
+        num_points: N.
+        farthest_first: points come in farthest-point order.
+        features: of each point, one after the other.
+        with_point_labels: the task labels points.
+    """
+
+    num_points: int
+    farthest_first: bool
+    features: tuple[PointFeature, ...] = ()
+    with_point_labels: bool = False
+
+    @property
+    def members(self) -> tuple[str, ...]:
+        """What is to be read besides the points."""
+        normals = (NORMALS,) if "normal" in self.features else ()
+        return (*normals, POINT_LABELS) if self.with_point_labels else normals
+
+    @property
+    def num_features(self) -> int:
+        """C, how wide the features of a point are."""
+        return sum(_WIDTHS[name] for name in self.features)
+
+
+@dataclass(frozen=True, slots=True)
+class CloudItem:
+    """One cloud of a batch; the fields are CloudBatch's without the batch axis."""
+
+    key: str
+    points: Float32[np.ndarray, "N 3"]
+    features: Float32[np.ndarray, "N C"]
+    label: int
+    point_labels: Int64[np.ndarray, " N_labels"]
+
+
+def training_clouds(
+    dataset: Dataset,
+    selection: Int64[np.ndarray, " n"],
+    plan: ReadPlan,
+    rank_slots: slice,
+    config: CloudDataConfig,
+    view: CloudView,
+    samples_seen: int,
+) -> Iterator[CloudBatch]:
+    """Stream one rank's part of every global batch, for ever, from a position on.
+
+    Args:
+        dataset: the clouds.
+        selection: manifest index of each cloud that the plan deals with.
+        plan: who reads which cloud when; its batches are full.
+        rank_slots: this rank's slots of a global batch.
+        config: how clouds are read.
+        view: what the network wants of them.
+        samples_seen: position to start from.
+
+    Raises:
+        DatasetError: a cloud has fewer points than are asked for.
+        ShardError: a cloud cannot be read.
+    """
+    positions: Iterator[tuple[int, int]] = _positions(selection, plan, rank_slots, samples_seen)
+    num_slots = rank_slots.stop - rank_slots.start
+    asked: list[tuple[int, int]] = []
+
+    def requests() -> Iterator[Request]:
+        for epoch, row in positions:
+            asked.append((epoch, row))
+            yield Request(row)
+
+    def make(slot: tuple[int, int], cloud: Cloud | None) -> CloudItem:
+        epoch, row = slot
+        assert cloud is not None  # the reader raises on damage
+        generator = np.random.default_rng([plan.seed, epoch, row])
+        label = int(dataset.labels[row])
+        return make_item(cloud, label, config, view, config.augment, generator, config.subset)
+
+    stream = dataset.reader.stream(requests(), _READ_AHEAD_CLOUDS)
+    with closing(stream), ThreadPoolExecutor(config.threads, "clouds") as pool:
+        while True:
+            clouds = list(islice(stream, num_slots))
+            slots, asked[:num_slots] = asked[:num_slots], []
+            yield collate_clouds(list(pool.map(make, slots, clouds)))
+
+
+def _positions(
+    selection: Int64[np.ndarray, " n"], plan: ReadPlan, rank_slots: slice, samples_seen: int
+) -> Iterator[tuple[int, int]]:
+    """Tell epoch and manifest index of what a rank reads, one after the other, for ever."""
+    while True:
+        batch = plan.batch_at(samples_seen)
+        for place in batch.sample_index[rank_slots].tolist():
+            yield batch.epoch, int(selection[place])
+        samples_seen += batch.num_samples
+
+
+def evaluation_clouds(
+    dataset: Dataset,
+    rows: Int64[np.ndarray, " n"],
+    batch_size: int,
+    config: CloudDataConfig,
+    view: CloudView,
+    vote: int = 0,
+) -> Iterator[CloudBatch]:
+    """Read clouds once, in the order given; the last batch may hold fewer.
+
+    Args:
+        dataset: the clouds.
+        rows: manifest index of each.
+        batch_size: clouds of a batch.
+        config: how clouds are read.
+        view: what the network wants of them.
+        vote: 0 shows them unchanged; others change their scale, each in its own way.
+
+    Raises:
+        DatasetError: a cloud has fewer points than are asked for.
+        ShardError: a cloud cannot be read.
+    """
+    augment = VOTE if vote else UNCHANGED
+
+    def make(row: int, cloud: Cloud | None) -> CloudItem:
+        assert cloud is not None  # the reader raises on damage
+        generator = np.random.default_rng([vote, row])
+        return make_item(cloud, int(dataset.labels[row]), config, view, augment, generator, "first")
+
+    stream = dataset.reader.stream(map(Request, rows.tolist()), _READ_AHEAD_CLOUDS)
+    with closing(stream), ThreadPoolExecutor(config.threads, "clouds") as pool:
+        for start in range(0, len(rows), batch_size):
+            chosen = rows[start : start + batch_size].tolist()
+            yield collate_clouds(list(pool.map(make, chosen, islice(stream, len(chosen)))))
+
+
+def make_item(
+    cloud: Cloud,
+    label: int,
+    config: CloudDataConfig,
+    view: CloudView,
+    augment: CloudAugmentConfig,
+    generator: np.random.Generator,
+    subset: Literal["first", "random"],
+) -> CloudItem:
+    """Choose points of a stored cloud, normalise and change them.
+
+    Raises:
+        DatasetError: it has fewer points than are asked for.
+    """
+    if cloud.num_points < view.num_points:
+        raise DatasetError(
+            f"data.num_points={view.num_points}: cloud {cloud.source_id!r} holds "
+            f"{cloud.num_points}; ask for fewer"
+        )
+    match subset:
+        case "first":
+            chosen = np.arange(view.num_points)
+        case "random":
+            chosen = generator.choice(cloud.num_points, view.num_points, replace=False)
+    points = cloud.points[chosen]
+    normals = cloud.normals[chosen] if len(cloud.normals) else cloud.normals
+    if config.normalise == "unit_sphere":
+        points = to_unit_sphere(points)
+    height = points[:, 1:2] - points[:, 1].min()
+    changed = change_cloud(points, normals, augment, generator)
+    order = farthest_order(changed.points) if view.farthest_first else np.arange(len(points))
+    labels = cloud.point_labels[chosen] if view.with_point_labels else cloud.point_labels[:0]
+    return CloudItem(
+        key=cloud.key,
+        points=changed.points[order],
+        features=_features(view, changed, height)[order],
+        label=label,
+        point_labels=(labels[order] if len(labels) else labels).astype(np.int64),
+    )
+
+
+def _features(
+    view: CloudView, changed: ChangedCloud, height: Float32[np.ndarray, "N 1"]
+) -> Float32[np.ndarray, "N C"]:
+    """Put the features of the points side by side; the height is that before any change."""
+    of = {"position": changed.points, "normal": changed.normals, "height": height}
+    empty = np.zeros((len(changed.points), 0), np.float32)
+    return np.concatenate([empty, *(of[name] for name in view.features)], axis=1)
+
+
+def to_unit_sphere(points: Float32[np.ndarray, "N 3"]) -> Float32[np.ndarray, "N 3"]:
+    """Move the mean to the origin and scale the farthest point to length 1.
+
+    Points that all coincide stay at the origin.
+    """
+    centred = points - points.mean(axis=0)
+    farthest = np.linalg.norm(centred, axis=1).max()
+    return (centred / farthest if farthest > 0 else centred).astype(np.float32)
+
+
+def collate_clouds(items: list[CloudItem]) -> CloudBatch:
+    """Stack clouds along the batch axis."""
+    return CloudBatch(
+        keys=tuple(item.key for item in items),
+        points=torch.from_numpy(np.stack([item.points for item in items])),
+        features=torch.from_numpy(np.stack([item.features for item in items])),
+        labels=torch.tensor([max(item.label, 0) for item in items]),
+        point_labels=torch.from_numpy(np.stack([item.point_labels for item in items])),
+        valid=torch.ones(len(items), dtype=torch.bool),
+    )
+
+
+def check_labels(
+    dataset: Dataset, train: Int64[np.ndarray, " n"], test: Int64[np.ndarray, " m"]
+) -> None:
+    """Make sure that every class that is tested was there to be learnt.
+
+    Raises:
+        DatasetError: a class is in the test clouds alone, or a cloud has no class.
+    """
+    url = dataset.reader.manifest.url
+    for rows in (train, test):
+        if (bare := np.flatnonzero(dataset.labels[rows] == NO_CLASS)).size:
+            name = dataset.reader.manifest.row(int(rows[bare[0]])).source_id
+            raise DatasetError(
+                f"{url}: {bare.size} clouds have no class (the first: {name!r}); classification "
+                "needs one of each"
+            )
+    if unseen := set(dataset.labels[test].tolist()) - set(dataset.labels[train].tolist()):
+        raise DatasetError(
+            f"{url}: class {dataset.info.class_names[min(unseen)]!r} is tested and not trained on; "
+            "add clouds of it to data.train, or leave it out of the data set"
+        )

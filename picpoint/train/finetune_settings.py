@@ -1,0 +1,221 @@
+"""What decides a fine-tuning run, and which clouds does it learn from and is it measured on?"""
+
+import dataclasses
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Int64
+
+from picpoint.data.clouds import CloudDataConfig, CloudView, PointFeature, check_labels
+from picpoint.data.dataset import Dataset, DatasetError, take_share
+from picpoint.encoders.dgcnn import DgcnnConfig
+from picpoint.model import PointEncoderConfig
+from picpoint.task_model import (
+    ClassificationNetwork,
+    PartsNetwork,
+    TaskName,
+    TaskNetwork,
+    needs_farthest_first,
+)
+from picpoint.train.checkpoint import Retention
+from picpoint.train.precision import PrecisionName, ResolvedPrecision
+from picpoint.train.settings import JsonValue, flatten_settings
+from picpoint.train.state import OptimConfig
+from shards.errors import PlanError
+from shards.plan import ReadPlan
+
+# What may change between a run and its continuation.
+_MOOT = (
+    *("data.shards", "data.read_ahead", "data.threads", "data.cache_dir", "data.cache_gb"),
+    *("weights", "log_every", "checkpoints", "keep_checkpoints", "eval_batch"),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FinetuneConfig:
+    """A fine-tuning run, but for where it runs.
+
+    Attributes:
+        task: `classify` whole clouds, or tell the `parts` of objects whose class is known.
+        data: labelled clouds.
+        point_encoder: shape of the encoder; that of `weights`, where there are some.
+        weights: pre-trained encoder: a folder, a name on the Hub or a run; "" begins from scratch.
+        initialise: beginnings of names of tensors that begin anew where shapes differ.
+        freeze: the encoder keeps its weights, and only the head learns (`classify`).
+        point_features: of each point, for `parts`; PointNeXt's published network takes all three.
+        optim: optimiser.
+        label_smoothing: share of the target that is spread over all classes.
+        clip_grad_norm: longest gradient; 0 leaves it.
+        global_batch: clouds per step, over all ranks.
+        ghost_batch: clouds that share BatchNorm statistics; divides `global_batch`.
+        epochs: passes over the training clouds. The last one is the result; the best is reported
+            as best.
+        votes: times that every cloud is shown in the last evaluation, scaled anew each time; their
+            probabilities are added. 0 for no voting.
+        eval_every: epochs between evaluations; a checkpoint is written with each.
+        eval_batch: clouds evaluated at once.
+        precision: of the forward pass; `auto` is bf16 where the hardware has it, else fp32.
+        seed: seed of the weights that begin anew, and of every draw.
+        log_every: steps between log lines.
+        checkpoints: folder or URL that checkpoints go to; a folder of the run's own if empty.
+        keep_checkpoints: how many of the newest are kept.
+    """
+
+    task: TaskName
+    data: CloudDataConfig
+    point_encoder: PointEncoderConfig
+    optim: OptimConfig
+    weights: str = ""
+    initialise: tuple[str, ...] = ()
+    freeze: bool = False
+    point_features: tuple[PointFeature, ...] = ("position", "normal", "height")
+    label_smoothing: float = 0.2
+    clip_grad_norm: float = 0.0
+    global_batch: int = 32
+    ghost_batch: int = 16
+    epochs: int = 250
+    votes: int = 0
+    eval_every: int = 10
+    eval_batch: int = 32
+    precision: PrecisionName = "auto"
+    seed: int = 0
+    log_every: int = 10
+    checkpoints: str = ""
+    keep_checkpoints: int = 2
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "eval_every", "eval_batch", "log_every", "keep_checkpoints"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)}: must be at least 1")
+        if self.ghost_batch < 1 or self.global_batch < 1 or self.global_batch % self.ghost_batch:
+            raise ValueError(
+                f"global_batch={self.global_batch}: must be a multiple of "
+                f"ghost_batch={self.ghost_batch}; change one of the two"
+            )
+        if not 0 <= self.label_smoothing < 1:
+            raise ValueError(
+                f"label_smoothing={self.label_smoothing}: must be 0 or more and below 1"
+            )
+        if self.clip_grad_norm < 0 or self.votes < 0:
+            raise ValueError(
+                f"clip_grad_norm={self.clip_grad_norm}, votes={self.votes}: must be 0 or more"
+            )
+        if self.freeze and (self.task != "classify" or not self.weights):
+            raise ValueError(
+                "freeze=true: leaves a pre-trained encoder as it is under a classifier; it needs "
+                "task=classify and weights=..."
+            )
+
+    def checkpoints_of(self, run_dir: Path) -> str:
+        """Tell where the checkpoints of a run lie."""
+        return self.checkpoints or str(run_dir / "checkpoints")
+
+    @property
+    def retention(self) -> Retention:
+        """Which checkpoints stay."""
+        return Retention(self.keep_checkpoints)
+
+    @property
+    def view(self) -> CloudView:
+        """What the network wants of a cloud."""
+        farthest_first = needs_farthest_first(self.point_encoder)
+        match self.task:
+            case "classify":
+                return CloudView(self.data.num_points, farthest_first)
+            case "parts":
+                takes_none = isinstance(self.point_encoder, DgcnnConfig)
+                features = () if takes_none else self.point_features
+                return CloudView(self.data.num_points, farthest_first, features, True)
+
+
+@dataclass(frozen=True, slots=True)
+class Clouds:
+    """Which clouds a run deals with.
+
+    Attributes:
+        train: manifest index of each cloud that is trained on.
+        evaluated: of each that is measured on.
+        plan: the order of training.
+    """
+
+    train: Int64[np.ndarray, " n"]
+    evaluated: Int64[np.ndarray, " m"]
+    plan: ReadPlan
+
+
+def choose_clouds(config: FinetuneConfig, dataset: Dataset) -> Clouds:
+    """Split the clouds of a data set as the config says.
+
+    Raises:
+        DatasetError: no such split, a class that is tested and never learnt, or points that have no
+            labels where the task needs them.
+        PlanError: there are fewer clouds than one global batch.
+    """
+    data = config.data
+    train = dataset.rows_of(data.train)
+    match data.evaluate_on:
+        case "test":
+            evaluated = dataset.rows_of(data.test)
+        case "validation":
+            evaluated = take_share(train, dataset.labels, data.validation_share, data.split_seed)
+            train = np.setdiff1d(train, evaluated)
+    if data.label_share < 1:
+        train = take_share(train, dataset.labels, data.label_share, data.split_seed)
+    check_labels(dataset, train, evaluated)
+    if config.task == "parts":
+        _check_parts(dataset)
+    if len(train) < config.global_batch:
+        raise PlanError(
+            f"global_batch={config.global_batch}: only {len(train)} clouds of {data.shards} are "
+            "trained on; lower global_batch"
+        )
+    content = dataset.reader.manifest.digest.encode() + train.tobytes()
+    plan = ReadPlan(
+        digest=hashlib.sha256(content).hexdigest(),
+        num_samples=len(train),
+        global_batch=config.global_batch,
+        seed=config.seed,
+        remainder="drop_last",
+    )
+    return Clouds(train, evaluated, plan)
+
+
+def _check_parts(dataset: Dataset) -> None:
+    info = dataset.info
+    if not info.part_names or set(info.parts_of_class) != set(info.class_names):
+        raise DatasetError(
+            f"{dataset.reader.manifest.url}: {info.name} does not say which parts each class has; "
+            "task=parts needs a data set like ShapeNetPart"
+        )
+
+
+def build_network(config: FinetuneConfig, dataset: Dataset) -> TaskNetwork:
+    """Build the network of the task, with initial weights."""
+    info = dataset.info
+    match config.task:
+        case "classify":
+            return ClassificationNetwork(
+                config.point_encoder, len(info.class_names), config.ghost_batch, config.freeze
+            )
+        case "parts":
+            return PartsNetwork(
+                config.point_encoder,
+                len(info.class_names),
+                len(info.part_names),
+                config.view.num_features,
+                config.ghost_batch,
+            )
+
+
+def finetune_settings(
+    config: FinetuneConfig, clouds: Clouds, precision: ResolvedPrecision, weights_sha256: str
+) -> dict[str, JsonValue]:
+    """Flatten all that decides the weights of a run; a checkpoint fits only the same settings."""
+    flat = flatten_settings(dataclasses.asdict(config))
+    return {key: value for key, value in flat.items() if key not in _MOOT} | {
+        "precision": precision,
+        "data.digest": clouds.plan.digest,
+        "weights.sha256": weights_sha256,
+    }

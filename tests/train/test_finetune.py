@@ -1,0 +1,297 @@
+"""Fine-tuning learns, resumes bit for bit, and says what came of it."""
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from cloud_sets import CLASSES, COUNTS, INFO, clouds, write_set
+
+from picpoint.data.cloud_augment import CloudAugmentConfig
+from picpoint.data.clouds import CloudDataConfig
+from picpoint.data.dataset import DatasetError
+from picpoint.encoders.dgcnn import DgcnnConfig
+from picpoint.encoders.pointnext import PointNextConfig
+from picpoint.model import build_point_encoder
+from picpoint.train.checkpoint import CheckpointError, newest_checkpoint
+from picpoint.train.finetune import WEIGHTS_FILE, finetune
+from picpoint.train.finetune_log import FinetuneReport
+from picpoint.train.finetune_result import read_evaluations, read_result
+from picpoint.train.finetune_settings import FinetuneConfig
+from picpoint.train.state import OptimConfig
+from picpoint.weights.encoder_file import save_encoder
+from picpoint.weights.transfer import TransferRefusedError
+from shards.errors import PlanError
+
+DGCNN = DgcnnConfig(widths=(8, 8, 8, 16), pooled_width=16, num_neighbours=4)
+POINTNEXT = PointNextConfig(
+    width=4, strides=(2, 2), blocks=(0, 1), radius=0.6, num_neighbours=6, local_stage=1
+)
+MILD = CloudAugmentConfig(scale_min=0.9, scale_max=1.1, shift=0.05)
+
+
+@pytest.fixture(scope="session")
+def solids(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_set(tmp_path_factory.mktemp("solids"), list(clouds()))
+
+
+@pytest.fixture
+def config(solids: Path) -> FinetuneConfig:
+    """Three steps an epoch."""
+    return FinetuneConfig(
+        task="classify",
+        data=CloudDataConfig(shards=str(solids), num_points=48, augment=MILD),
+        point_encoder=DGCNN,
+        optim=OptimConfig(lr=3e-3),
+        global_batch=8,
+        ghost_batch=4,
+        epochs=4,
+        eval_every=1,
+        eval_batch=5,
+        precision="fp32",
+        log_every=1,
+    )
+
+
+Run = Callable[..., list[FinetuneReport]]
+
+
+@pytest.fixture
+def train(config: FinetuneConfig, tmp_path: Path) -> Run:
+    def run(
+        folder: str = "run", resume: str = "never", steps: int | None = None, **changes: object
+    ) -> list[FinetuneReport]:
+        reports = finetune(
+            dataclasses.replace(config, **changes), tmp_path / folder, torch.device("cpu"), resume
+        )
+        if steps is None:
+            return list(reports)
+        seen = [next(reports) for _ in range(steps)]
+        reports.close()
+        return seen
+
+    return run
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    checkpoint, _ = newest_checkpoint(folder / "checkpoints")
+    assert checkpoint is not None
+    return checkpoint.state["model"]
+
+
+@pytest.mark.parametrize("encoder", [DGCNN, POINTNEXT], ids=["dgcnn", "pointnext"])
+def test_solids_are_learnt_from_scratch(train: Run, tmp_path: Path, encoder: object) -> None:
+    train(point_encoder=encoder, epochs=20, eval_every=20, votes=2)
+    result = read_result(tmp_path / "run")
+    # Chance is a third; the test clouds were never seen.
+    assert result.last["accuracy"] > 0.9
+    assert result.last["accuracy_voted"] > 0.9
+    assert result.last["accuracy"] == result.last["mean_class_accuracy"]  # classes of one size
+    assert [sum(row) for row in result.confusion] == [COUNTS["test"]] * len(CLASSES)
+    assert (result.num_train, result.num_evaluated) == (24, 12)
+
+
+@pytest.mark.parametrize(
+    "encoder", [DGCNN, dataclasses.replace(POINTNEXT, width=16)], ids=["dgcnn", "pointnext"]
+)
+def test_parts_are_learnt(train: Run, tmp_path: Path, encoder: object) -> None:
+    settings = {"epochs": 30, "eval_every": 30, "label_smoothing": 0.0}
+    train(task="parts", point_encoder=encoder, optim=OptimConfig(lr=1e-2), **settings)
+    last = read_result(tmp_path / "run").last
+    # An object that is all one part scores 0.25: half of it is right, the other part is missed.
+    assert last["instance_miou"] > 0.55
+    assert last["class_miou"] == pytest.approx(last["instance_miou"])
+    assert last["instance_miou_of_all_parts"] <= last["instance_miou"] + 1e-9
+
+
+@pytest.mark.parametrize("encoder", [DGCNN, POINTNEXT], ids=["dgcnn", "pointnext"])
+def test_a_cut_run_goes_on_bit_for_bit(train: Run, tmp_path: Path, encoder: object) -> None:
+    train("whole", point_encoder=encoder)
+    train("cut", point_encoder=encoder, steps=5)  # its checkpoint is of step 3, the first epoch
+    resumed = train("cut", resume="auto", point_encoder=encoder)
+    assert resumed[0].step == 4
+    mine, other = weights(tmp_path / "whole"), weights(tmp_path / "cut")
+    assert all(torch.equal(mine[name], other[name]) for name in mine)
+    for name in ("evaluations.jsonl", "result.json"):
+        whole, cut = (tmp_path / folder / name for folder in ("whole", "cut"))
+        assert whole.read_text() == cut.read_text()
+    steps = [
+        json.loads(line)["step"]
+        for line in (tmp_path / "cut" / "metrics.jsonl").read_text().splitlines()
+    ]
+    assert steps == list(range(1, 13))
+
+
+def test_another_order_of_reading_ahead_changes_nothing(train: Run, config: FinetuneConfig) -> None:
+    data = dataclasses.replace(config.data, threads=5, read_ahead=7)
+    assert [r.loss for r in train("one")] == [r.loss for r in train("other", data=data)]
+
+
+def test_random_subsets_are_others_in_each_epoch(train: Run, config: FinetuneConfig) -> None:
+    data = dataclasses.replace(config.data, subset="random")
+    first, random = train("first"), train("random", data=data)
+    assert [r.loss for r in first] != [r.loss for r in random]
+    again = train("again", data=data)
+    assert [r.loss for r in random] == [r.loss for r in again]
+
+
+@pytest.fixture
+def pretrained(tmp_path: Path) -> Path:
+    torch.manual_seed(1)
+    encoder = build_point_encoder(DGCNN, 4)
+    save_encoder(encoder, tmp_path / "encoder")
+    return tmp_path / "encoder"
+
+
+def test_pretrained_weights_are_used_and_accounted_for(
+    train: Run, tmp_path: Path, pretrained: Path
+) -> None:
+    train("run", weights=str(pretrained), epochs=1, optim=OptimConfig(lr=1e-12, weight_decay=0.0))
+    encoder = build_point_encoder(DGCNN, 4)
+    torch.manual_seed(1)
+    told = build_point_encoder(DGCNN, 4).state_dict()
+    found = weights(tmp_path / "run")
+    for name, value in encoder.named_parameters():
+        torch.testing.assert_close(found[f"encoder.{name}"], told[name], rtol=0, atol=1e-6)
+        assert value.ndim == 1 or not torch.equal(told[name], value)  # seeds differ
+    table = (tmp_path / "run" / WEIGHTS_FILE).read_text()
+    assert f"{len(encoder.state_dict())} used, 0 initialised, 0 left over, 0 refused" in table
+    assert str(pretrained) in table
+
+
+def test_a_frozen_encoder_keeps_every_bit_and_its_head_learns(
+    train: Run, tmp_path: Path, pretrained: Path
+) -> None:
+    reports = train("run", weights=str(pretrained), freeze=True, epochs=10)
+    torch.manual_seed(1)
+    told = build_point_encoder(DGCNN, 4).state_dict()
+    found = weights(tmp_path / "run")
+    assert all(torch.equal(found[f"encoder.{name}"], value) for name, value in told.items())
+    assert sum(r.loss for r in reports[-3:]) < sum(r.loss for r in reports[:3])
+
+
+def test_weights_of_another_shape_are_refused(train: Run, pretrained: Path) -> None:
+    wide = dataclasses.replace(DGCNN, pooled_width=24)
+    with pytest.raises(TransferRefusedError, match=r"linear\.weight: \(16, 40\) in the encoder"):
+        train("run", weights=str(pretrained), point_encoder=wide)
+    # They may begin anew, if someone says so.
+    anew = ("linear.", "norm.")
+    assert train("run", weights=str(pretrained), point_encoder=wide, initialise=anew, epochs=1)
+
+
+def test_weights_that_fit_nowhere_are_refused(train: Run, pretrained: Path) -> None:
+    with pytest.raises(TransferRefusedError, match=r"do not fit|no tensor"):
+        train("run", weights=str(pretrained), point_encoder=POINTNEXT)
+
+
+def test_weights_that_are_not_there_are_refused(train: Run, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(CheckpointError, match=r"weights=.*holds no checkpoint"):
+        train("run", weights=str(tmp_path / "empty"))
+
+
+def test_validation_never_reads_the_test_split(
+    train: Run, config: FinetuneConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from shards.cloud_sets import CloudReader
+
+    asked: set[int] = set()
+    stream = CloudReader.stream
+
+    def watched(self, requests, read_ahead):
+        def noted():
+            for request in requests:
+                asked.add(request.sample_index)
+                yield request
+
+        return stream(self, noted(), read_ahead)
+
+    monkeypatch.setattr(CloudReader, "stream", watched)
+    data = dataclasses.replace(config.data, evaluate_on="validation", validation_share=0.25)
+    train(data=data)
+    assert asked == set(range(24))  # the training split lies first
+    result = read_result(tmp_path / "run")
+    assert result.evaluated_on == "validation of train"
+    assert (result.num_train, result.num_evaluated) == (18, 6)
+
+
+def test_few_labels_are_some_of_every_class(train: Run, config: FinetuneConfig, tmp_path) -> None:
+    data = dataclasses.replace(config.data, label_share=0.25)
+    train(data=data, global_batch=4)
+    assert read_result(tmp_path / "run").num_train == 6
+
+
+def test_the_last_epoch_is_the_result_and_the_best_is_told(train: Run, tmp_path: Path) -> None:
+    train(epochs=6, eval_every=2)
+    evaluations = read_evaluations(tmp_path / "run")
+    result = read_result(tmp_path / "run")
+    assert [each.epoch for each in evaluations] == [2, 4, 6]
+    assert result.last == evaluations[-1].figures
+    best = max(each.figures["accuracy"] for each in evaluations)
+    assert result.best["accuracy"] == best
+    assert next(e for e in evaluations if e.epoch == result.best_epoch).figures == result.best
+
+
+def test_a_stop_file_saves_and_the_run_goes_on(train: Run, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "STOP").touch()
+    assert len(train("run")) == 1
+    assert not (tmp_path / "run" / "result.json").exists()
+    (tmp_path / "run" / "STOP").unlink()
+    assert train("run", resume="auto")[0].step == 2
+    train("whole")
+    mine, other = weights(tmp_path / "whole"), weights(tmp_path / "run")
+    assert all(torch.equal(mine[name], other[name]) for name in mine)
+
+
+def test_other_settings_do_not_go_on(train: Run) -> None:
+    train("run", steps=3)
+    with pytest.raises(CheckpointError, match=r"label_smoothing was 0\.2, is 0\.1"):
+        train("run", resume="auto", label_smoothing=0.1)
+
+
+def test_a_class_that_was_never_learnt_is_refused(
+    train: Run, config: FinetuneConfig, tmp_path: Path
+) -> None:
+    unlearnt = [each for each in clouds() if not each.source_id.startswith("train/plate")]
+    folder = write_set(tmp_path / "set", unlearnt)
+    with pytest.raises(DatasetError, match="class 'plate' is tested and not trained on"):
+        train(data=dataclasses.replace(config.data, shards=str(folder)))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"test": ("tset",)}, r"no split 'tset': there are test \(12\), train \(24\)"),
+        ({"num_points": 81}, r"data\.num_points=81: cloud .* holds 80"),
+    ],
+)
+def test_what_the_set_does_not_hold_is_told(
+    train: Run, config: FinetuneConfig, changes: dict[str, object], message: str
+) -> None:
+    with pytest.raises(DatasetError, match=message):
+        train(data=dataclasses.replace(config.data, **changes))
+
+
+def test_too_large_a_batch_is_refused(train: Run) -> None:
+    with pytest.raises(PlanError, match="global_batch=32: only 24 clouds"):
+        train(global_batch=32)
+
+
+def test_parts_need_a_set_that_says_which_parts_a_class_has(
+    train: Run, config: FinetuneConfig, tmp_path: Path
+) -> None:
+    bare = dataclasses.replace(INFO, part_names=(), parts_of_class={})
+    folder = write_set(tmp_path / "set", list(clouds()), bare)
+    with pytest.raises(DatasetError, match="does not say which parts"):
+        train(task="parts", data=dataclasses.replace(config.data, shards=str(folder)))
+
+
+def test_a_loss_that_is_no_number_stops_before_the_update(train: Run, tmp_path: Path) -> None:
+    from picpoint.train.finite import NonFiniteLossError
+
+    with pytest.raises(NonFiniteLossError, match=r"(loss|gradient norm) is (nan|inf)"):
+        train(optim=OptimConfig(lr=1e30), epochs=4)
+    assert list((tmp_path / "run").glob("nonfinite-*.json"))
