@@ -24,7 +24,6 @@ from picpoint.data.prefetch import prefetch
 from picpoint.losses.gather import num_ranks, this_rank
 from picpoint.model import PretrainModel
 from picpoint.train.agreement import check_same_position, check_same_precision
-from picpoint.train.checkpoint import restore
 from picpoint.train.checkpoint_writer import CheckpointWriter
 from picpoint.train.collapse import EmbeddingHealth, measure_embeddings
 from picpoint.train.image_source import open_teacher
@@ -33,6 +32,7 @@ from picpoint.train.precision import (
     gradient_scaler,
     resolve_precision,
 )
+from picpoint.train.restore import restore
 from picpoint.train.settings import (
     PretrainConfig,
     plan_run,
