@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 
+from picpoint.train.claim import Claim
 from shards.errors import AlreadyInStoreError, NotFoundInStoreError, StoreError
 from shards.store import Store, open_store, put_once
 
@@ -76,6 +77,7 @@ def save_checkpoint(
     state: Mapping[str, Any],
     settings: Mapping[str, Any],
     retention: Retention,
+    claim: Claim | None = None,
 ) -> str:
     """Write a checkpoint, then drop those that need not stay.
 
@@ -87,12 +89,14 @@ def save_checkpoint(
         state: tensors on the CPU, and plain values.
         settings: of the run, flat.
         retention: which ones stay.
+        claim: this process's on the folder; None where nobody else can write there.
 
     Returns:
         Path or URL of the file of tensors.
 
     Raises:
         CheckpointError: the disk is full or the store refuses.
+        ClaimError: the claim is no longer this process's; nothing was removed.
     """
     buffer = io.BytesIO()
     torch.save(dict(state), buffer)
@@ -102,15 +106,22 @@ def save_checkpoint(
     commit = {"sha256": digest, "settings": dict(settings)}
     try:
         store = open_store(folder)
+        _check(claim)
         _put(store, f"{name}.pt", content)
         _put(store, f"{name}.json", json.dumps(commit, indent=1).encode())
     except StoreError as error:
         raise CheckpointError(f"step {step}: no checkpoint: {error}") from error
     try:
+        _check(claim)  # writing may have taken minutes
         _drop_old(store, f"{name}.json", retention)
     except StoreError as error:
         logger.warning("old checkpoints stay: %s", error)
     return f"{store.url}/{name}.pt"
+
+
+def _check(claim: Claim | None) -> None:
+    if claim is not None:
+        claim.check()
 
 
 def _put(store: Store, name: str, content: bytes) -> None:

@@ -15,6 +15,7 @@ from picpoint.losses.gather import ddp_loss
 from picpoint.losses.info_nce import pretraining_loss
 from picpoint.ops.ghost_norm import update_running_statistics
 from picpoint.publish import publish_text
+from picpoint.train.claim import Claim
 from picpoint.train.gradient_cache import backward_in_pieces, split_pairs
 from picpoint.train.image_source import Teacher
 from picpoint.train.precision import ResolvedPrecision, autocast
@@ -45,10 +46,14 @@ class Totals:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What a step needs and no step changes, but for the state."""
+    """What a step needs and no step changes, but for the state.
+
+    The claim on the folder of checkpoints is rank 0's, which writes them.
+    """
 
     config: PretrainConfig
     settings: dict[str, JsonValue]
+    claim: Claim | None
     state: TrainState
     model: nn.Module
     teacher: Teacher
