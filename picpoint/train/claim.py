@@ -55,7 +55,7 @@ class Claim:
                 f"{self.folder}/{self.name} was removed while its run went on; it saves no more: "
                 "start it again if it is to go on"
             )
-        if newest.content["token"] != self.token:
+        if newest.token != self.token:
             raise ClaimError(
                 f"{self.folder}: {newest.holder} has begun this run again since (it says "
                 f"{newest.name}); this process saves no more: leave only one of the two running"
@@ -67,11 +67,15 @@ class _Found:
     """A claim as it stands in a store."""
 
     name: str
-    content: Mapping[str, Any]
+    out: str
+    host: str
+    process: int
+    token: str
+    settings: dict[str, Any]
 
     @property
     def holder(self) -> str:
-        return f"process {self.content['process']} on {self.content['host']}"
+        return f"process {self.process} on {self.host}"
 
 
 def owner_of(run_dir: Path, checkpoints: str) -> str:
@@ -135,13 +139,13 @@ def _checked_claim(store: Store, owner: str, settings: Mapping[str, Any] | None)
     newest = _newest_claim(store)
     if newest is None:
         return None
-    if newest.content["out"] != owner:
+    if newest.out != owner:
         raise ClaimError(
             f"checkpoints={store.url}: holds those of another run, {_run_of(newest)}, which would "
             "lose them; choose another place for this run's, or, if it is that run and only `out` "
             f"has moved, remove {store.url}/{newest.name}"
         )
-    changed = "" if settings is None else name_differences(newest.content["settings"], settings)
+    changed = "" if settings is None else name_differences(newest.settings, settings)
     if changed:
         raise ClaimError(
             f"{store.url}: this run was begun with other settings ({changed}; by {newest.holder}); "
@@ -152,8 +156,8 @@ def _checked_claim(store: Store, owner: str, settings: Mapping[str, Any] | None)
 
 
 def _run_of(claim: _Found) -> str:
-    own = claim.content["out"] == "."
-    return f"in whose own folder this is ({claim.holder})" if own else f"out={claim.content['out']}"
+    own = claim.out == "."
+    return f"in whose own folder this is ({claim.holder})" if own else f"out={claim.out}"
 
 
 def _newest_claim(store: Store) -> _Found | None:
@@ -166,17 +170,14 @@ def _newest_claim(store: Store) -> _Found | None:
         return None
     name = max(names, key=_number_of)
     try:
-        content = json.loads(store.get(name))
-        content["out"], content["host"], content["process"], content["token"]
-        dict(content["settings"])
+        return _Found(name, **json.loads(store.get(name)))
     except NotFoundInStoreError:  # somebody took over between the two requests
         return _newest_claim(store)
-    except (KeyError, TypeError, ValueError) as error:
+    except (TypeError, ValueError) as error:
         raise ClaimError(
             f"{store.url}/{name}: damaged, so whose checkpoints these are is not known; remove it "
             "if they are this run's"
         ) from error
-    return _Found(name, content)
 
 
 def _number_of(name: str) -> int:
