@@ -16,6 +16,7 @@ from picpoint.render.renderer import RendererMissingError
 from picpoint.render.sources import SourceError
 from picpoint.train.agreement import PrecisionError
 from picpoint.train.checkpoint import CheckpointError
+from picpoint.train.claim import ClaimError
 from picpoint.train.finite import NonFiniteLossError
 from picpoint.train.image_source import OtherFeaturesError
 from picpoint.weights.encoder_file import EncoderFileError
@@ -57,6 +58,7 @@ _CODES: tuple[tuple[type[BaseException], int], ...] = (
     (ImportRefusedError, 4),
     (EncoderFileError, 4),
     (HubError, 5),
+    (ClaimError, USAGE),
     (CheckpointError, 6),
     (NonFiniteLossError, 6),
     (PrecisionError, USAGE),

@@ -16,6 +16,7 @@ from cluster.record import keep_or_start, plain
 from cluster.runtime import RuntimeConfig, run_on_local_processes, run_on_ray
 from cluster.trackers import TrackerName, Trackers
 from picpoint.train.checkpoint import CheckpointError, newest_checkpoint
+from picpoint.train.claim import check_owner, owner_of
 from picpoint.train.log import LOG_FILE
 from picpoint.train.settings import PretrainConfig, plan_run, rows_of_ranks
 from picpoint.train.stop import STOP_FILE
@@ -83,10 +84,13 @@ def run(job: PretrainJob) -> None:
 
     Raises:
         KeyboardInterrupt: the run was stopped; its checkpoint is written.
-        CheckpointError, ShardError, MissingWeightsError, NonFiniteLossError: as `pretrain`.
+        CheckpointError, ClaimError, ShardError, MissingWeightsError, NonFiniteLossError: as
+            `pretrain`.
     """
     out = Path(job.out)
     plan, _ = plan_run(job, load_manifest(job.data.shards))
+    # Before anything is written: a record of this run would stand in the way of its mending.
+    check_owner(job.checkpoints_of(out), owner_of(out, job.checkpoints))
     stage = keep_or_start(job.out, "pretrain", job, plan.digest, moot=_MOOT)
     if stage.kept:
         return

@@ -16,15 +16,10 @@ from picpoint.data.views import choose_views, stored_views
 from picpoint.evaluate.encoded import UNLABELLED, EncodedShapes
 from picpoint.model import PretrainModel
 from picpoint.ops.ghost_norm import GhostBatchNorm, update_running_statistics
-from picpoint.train.checkpoint import (
-    Checkpoint,
-    CheckpointError,
-    check_settings,
-    newest_checkpoint,
-    take_over,
-)
+from picpoint.train.checkpoint import Checkpoint, CheckpointError, newest_checkpoint
 from picpoint.train.image_source import Teacher, open_teacher
 from picpoint.train.precision import resolve_precision
+from picpoint.train.restore import check_settings, take_over
 from picpoint.train.settings import PretrainConfig, plan_run, run_settings
 from picpoint.train.state import TrainState, initial_state
 from shards.manifest import Manifest

@@ -14,16 +14,16 @@ class PrecisionError(RuntimeError):
     """Ranks would compute in different number formats."""
 
 
-def check_same_precision(precision: str, image_precision: str, device: torch.device) -> None:
-    """Make sure that `auto` has come to the same on all ranks."""
-    least, most = _range_over_ranks(
-        _FORMATS.index(precision) * 8 + _FORMATS.index(image_precision), device
-    )
+def check_same_precision(precision: str, device: torch.device, image_precision: str = "") -> None:
+    """Make sure that `auto` has come to the same on all ranks; "" where no pictures are read."""
+    pictures = _FORMATS.index(image_precision) if image_precision else 0
+    least, most = _range_over_ranks(_FORMATS.index(precision) * 8 + pictures, device)
     if least != most:
+        of_pictures = f" (pictures in {image_precision})" if image_precision else ""
+        other = " image_encoder.precision=float32, or bf16 and bfloat16" if image_precision else ""
         raise PrecisionError(
-            f"precision=auto: this rank computes in {precision} (pictures in {image_precision}), "
-            "another one otherwise, because their hardware differs; name one with precision=fp32 "
-            "image_encoder.precision=float32, or bf16 and bfloat16"
+            f"precision=auto: this rank computes in {precision}{of_pictures}, another one "
+            f"otherwise, because their hardware differs; name one with precision=fp32{other}"
         )
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from picpoint.train.checkpoint import Retention, save_checkpoint
+from picpoint.train.claim import Claim
 
 
 class CheckpointWriter:
@@ -20,10 +21,18 @@ class CheckpointWriter:
         folder: of the checkpoints, or its URL.
         settings: of the run, flat.
         retention: which ones stay.
+        claim: this process's on the folder; None where it is to save nothing, or nobody else can.
     """
 
-    def __init__(self, folder: str, settings: Mapping[str, Any], retention: Retention) -> None:
+    def __init__(
+        self,
+        folder: str,
+        settings: Mapping[str, Any],
+        retention: Retention,
+        claim: Claim | None = None,
+    ) -> None:
         self._folder, self._settings, self._retention = folder, settings, retention
+        self._claim = claim
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._pending: Future[str] | None = None
 
@@ -45,19 +54,20 @@ class CheckpointWriter:
         """Copy a state and have it written.
 
         Raises:
-            CheckpointError: the one before could not be written.
+            CheckpointError, ClaimError: the one before could not be written.
         """
         self.wait()
         copy = copied_to_cpu(state)
         self._pending = self._thread.submit(
-            save_checkpoint, self._folder, step, copy, self._settings, self._retention
+            *(save_checkpoint, self._folder, step, copy),
+            *(self._settings, self._retention, self._claim),
         )
 
     def wait(self) -> None:
         """Wait until what was handed over is written.
 
         Raises:
-            CheckpointError: it could not be.
+            CheckpointError, ClaimError: it could not be.
         """
         pending, self._pending = self._pending, None
         if pending is not None:

@@ -28,9 +28,9 @@ from picpoint.ops.dropout import place_dropout
 from picpoint.ops.ghost_norm import update_running_statistics
 from picpoint.publish import publish_text
 from picpoint.task_model import TaskNetwork
-from picpoint.train.agreement import check_same_position
-from picpoint.train.checkpoint import restore
+from picpoint.train.agreement import check_same_position, check_same_precision
 from picpoint.train.checkpoint_writer import CheckpointWriter
+from picpoint.train.claim import Claim, claim_checkpoints, owner_of
 from picpoint.train.evaluation import evaluate
 from picpoint.train.finetune_log import EVALUATIONS_FILE, EvaluationReport, FinetuneReport
 from picpoint.train.finetune_result import write_result
@@ -52,6 +52,7 @@ from picpoint.train.precision import (
 )
 from picpoint.train.pretrained import PretrainedEncoder, read_pretrained
 from picpoint.train.ranks import distributed
+from picpoint.train.restore import restore
 from picpoint.train.settings import JsonValue
 from picpoint.train.state import TrainState, learning_rate, new_state
 from picpoint.train.stop import stop_wanted
@@ -70,6 +71,7 @@ class _Run:
 
     config: FinetuneConfig
     settings: dict[str, JsonValue]
+    claim: Claim | None
     dataset: Dataset
     clouds: Clouds
     state: TrainState[TaskNetwork]
@@ -117,6 +119,7 @@ def finetune(
         DatasetError: the data set does not hold what is asked of it.
         CheckpointError: there are checkpoints of other settings, or any and `resume` is `never`;
             ranks found different ones; or `weights` holds no whole one.
+        ClaimError: the checkpoints are another run's, or another process goes on with this one.
         EncoderFileError: `weights` is a damaged folder or no name on the Hub.
         TransferRefusedError: the pre-trained encoder does not fit the network.
         NonFiniteLossError: a loss or a gradient was not a number.
@@ -127,7 +130,7 @@ def finetune(
     steps_per_epoch = run.clouds.plan.batches_per_epoch
     with (
         contextlib.closing(run.batches),
-        CheckpointWriter(checkpoints, run.settings, config.retention) as writer,
+        CheckpointWriter(checkpoints, run.settings, config.retention, run.claim) as writer,
         open_log(run_dir, rank, state.samples_seen) as log,
         open_log(run_dir, rank, state.samples_seen, EVALUATIONS_FILE) as evaluations,
     ):
@@ -182,6 +185,12 @@ def _open_run(config: FinetuneConfig, run_dir: Path, device: torch.device, resum
     settings = finetune_settings(
         config, clouds, precision, "" if pretrained is None else pretrained.sha256
     )
+    claim = None
+    if this_rank() == 0:
+        owner = owner_of(run_dir, config.checkpoints)
+        claim = claim_checkpoints(config.checkpoints_of(run_dir), owner, settings)
+    # A collective: no rank looks for a checkpoint while another process could still write one.
+    check_same_precision(precision, device)
     restore(state, config.checkpoints_of(run_dir), settings, resume)
     check_same_position(state.samples_seen, run_dir, device)
     slots = clouds.plan.rank_slice(config.ghost_batch, this_rank(), num_ranks())
@@ -191,6 +200,7 @@ def _open_run(config: FinetuneConfig, run_dir: Path, device: torch.device, resum
     return _Run(
         config=config,
         settings=settings,
+        claim=claim,
         dataset=dataset,
         clouds=clouds,
         state=state,

@@ -21,8 +21,8 @@ from picpoint.data.pairs import training_batches
 from picpoint.data.prefetch import prefetch
 from picpoint.losses.gather import num_ranks, this_rank
 from picpoint.train.agreement import check_same_position, check_same_precision
-from picpoint.train.checkpoint import restore
 from picpoint.train.checkpoint_writer import CheckpointWriter
+from picpoint.train.claim import claim_checkpoints, owner_of
 from picpoint.train.collapse import EmbeddingHealth, measure_embeddings
 from picpoint.train.image_source import open_teacher
 from picpoint.train.log import StepReport, open_log, write_report
@@ -31,6 +31,7 @@ from picpoint.train.precision import (
     resolve_precision,
 )
 from picpoint.train.ranks import distributed
+from picpoint.train.restore import restore
 from picpoint.train.settings import (
     PretrainConfig,
     plan_run,
@@ -73,6 +74,7 @@ def pretrain(
     Raises:
         CheckpointError: there are checkpoints of other settings, or any and `resume` is `never`;
             ranks found different ones; or one cannot be written.
+        ClaimError: the checkpoints are another run's, or another process goes on with this one.
         NonFiniteLossError: a loss or a gradient was not a number.
         ShardError: the shards cannot be read.
         MissingWeightsError: the image encoder's weights cannot be found.
@@ -82,7 +84,7 @@ def pretrain(
     state = run.state
     with (
         contextlib.closing(run.batches),
-        CheckpointWriter(checkpoints, run.settings, config.retention) as writer,
+        CheckpointWriter(checkpoints, run.settings, config.retention, run.claim) as writer,
         open_log(run_dir, run.rank, state.samples_seen) as log,
     ):
         first_step = step = run.step
@@ -129,11 +131,16 @@ def _open_run(config: PretrainConfig, run_dir: Path, device: torch.device, resum
     teacher = open_teacher(data, config.image_encoder, reader.manifest, device)
     image = teacher.source
     precision = resolve_precision(config.precision, device)
-    check_same_precision(precision, image.precision, device)
+    settings = run_settings(config, plan, image, precision)
+    claim = None
+    if rank == 0:
+        owner = owner_of(run_dir, config.checkpoints)
+        claim = claim_checkpoints(config.checkpoints_of(run_dir), owner, settings)
+    # A collective: no rank looks for a checkpoint while another process could still write one.
+    check_same_precision(precision, device, image.precision)
     widths = (image.local_width, image.pooled_width)
     scaler = gradient_scaler(precision, device)
     state = initial_state(config.model, config.optim, widths, config.seed, device, scaler)
-    settings = run_settings(config, plan, image, precision)
     restore(state, config.checkpoints_of(run_dir), settings, resume)
     check_same_position(state.samples_seen, run_dir, device)
     batches = training_batches(
@@ -149,6 +156,7 @@ def _open_run(config: PretrainConfig, run_dir: Path, device: torch.device, resum
     return Run(
         config=config,
         settings=settings,
+        claim=claim,
         state=state,
         model=distributed(state.model, ranks, device),
         teacher=teacher,

@@ -10,7 +10,8 @@ from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
 from picpoint.model import PointEncoderConfig
-from picpoint.train.checkpoint import CheckpointError, named_checkpoint
+from picpoint.train.checkpoint import CheckpointError
+from picpoint.train.restore import load_named
 from picpoint.weights.encoder_file import CONFIG_FILE, load_encoder
 
 _PREFIX = "point_encoder."
@@ -48,7 +49,7 @@ def read_pretrained(place: str) -> PretrainedEncoder:
     if (Path(place) / CONFIG_FILE).exists() or ("://" not in place and not is_local):
         encoder = load_encoder(place)
         return _described(place, encoder.config, encoder.state_dict())
-    checkpoint = named_checkpoint(place, f"weights={place}")
+    checkpoint = load_named(place, f"weights={place}")
     state = {
         name.removeprefix(_PREFIX): value
         for name, value in checkpoint.state["model"].items()

@@ -63,7 +63,8 @@ class PretrainConfig:
         seed: seed of the weights and of every draw.
         log_every: steps between log lines.
         checkpoint_every: steps between checkpoints; the last step always makes one.
-        checkpoints: folder or URL that checkpoints go to; a folder of the run's own if empty.
+        checkpoints: folder or URL that checkpoints go to, of this run alone
+            (picpoint/train/claim.py); a folder of the run's own if empty.
         keep_checkpoints: how many of the newest are kept.
         milestone_every: steps whose checkpoints are made and kept for good; 0 for none.
     """

@@ -13,6 +13,7 @@ from picpoint.losses.gather import ddp_loss
 from picpoint.losses.info_nce import pretraining_loss
 from picpoint.model import PretrainModel
 from picpoint.ops.ghost_norm import update_running_statistics
+from picpoint.train.claim import Claim
 from picpoint.train.finite import check_finite
 from picpoint.train.gradient_cache import backward_in_pieces, split_pairs
 from picpoint.train.image_source import Teacher
@@ -37,10 +38,14 @@ class Totals:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What a step needs and no step changes, but for the state."""
+    """What a step needs and no step changes, but for the state.
+
+    The claim on the folder of checkpoints is rank 0's, which writes them.
+    """
 
     config: PretrainConfig
     settings: dict[str, JsonValue]
+    claim: Claim | None
     state: TrainState[PretrainModel]
     model: nn.Module
     teacher: Teacher

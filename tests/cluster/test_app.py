@@ -112,6 +112,20 @@ def test_an_evaluation_of_a_folder_that_is_no_run(
     assert code == 6
 
 
+def test_checkpoints_of_another_run_are_refused_before_anything_is_written(
+    shard_set: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    where = [f"data.shards={shard_set}", f"checkpoints={tmp_path / 'shared'}", "epochs=1"]
+    assert main(["pretrain", *where, f"out={tmp_path / 'one'}", *TINY]) == 0
+    code, line = complaint(["pretrain", *where, f"out={tmp_path / 'two'}", *TINY], capsys)
+    assert code == 2
+    assert "another run, out=" in line
+    assert not (tmp_path / "two").exists()
+    # With a place of its own it is a run as any other.
+    other = [f"data.shards={shard_set}", f"checkpoints={tmp_path / 'other'}", "epochs=1"]
+    assert main(["pretrain", *other, f"out={tmp_path / 'two'}", *TINY]) == 0
+
+
 def test_more_shapes_in_a_batch_than_there_are(
     shard_set: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

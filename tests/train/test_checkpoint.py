@@ -11,11 +11,11 @@ import torch
 from picpoint.train.checkpoint import (
     CheckpointError,
     Retention,
-    check_settings,
     load_checkpoint,
     newest_checkpoint,
     save_checkpoint,
 )
+from picpoint.train.restore import check_settings
 
 
 def damage(path: Path, content: bytes) -> None:

@@ -11,6 +11,7 @@ import picpoint.train.step as step
 from picpoint.data.split import held_out
 from picpoint.encoders.pointnext import PointNextConfig
 from picpoint.train.checkpoint import CheckpointError, newest_checkpoint
+from picpoint.train.claim import ClaimError
 from picpoint.train.collapse import EmbeddingHealth
 from picpoint.train.finite import NonFiniteLossError
 from picpoint.train.settings import PretrainConfig
@@ -93,7 +94,7 @@ def test_a_folder_with_checkpoints_is_not_overwritten(train) -> None:
 
 def test_a_checkpoint_of_other_settings_is_refused_and_the_setting_named(train) -> None:
     train("run", steps=3)
-    with pytest.raises(CheckpointError, match="global_batch was 4, is 6"):
+    with pytest.raises(ClaimError, match="global_batch was 4, is 6"):
         train("run", resume="auto", global_batch=6)
 
 
