@@ -16,6 +16,7 @@ from picpoint.encoders.dgcnn import DgcnnConfig
 from picpoint.encoders.pointnext import PointNextConfig
 from picpoint.model import build_point_encoder
 from picpoint.train.checkpoint import CheckpointError, newest_checkpoint
+from picpoint.train.claim import ClaimError
 from picpoint.train.finetune import WEIGHTS_FILE, finetune
 from picpoint.train.finetune_log import FinetuneReport
 from picpoint.train.finetune_result import read_evaluations, read_result
@@ -248,7 +249,7 @@ def test_a_stop_file_saves_and_the_run_goes_on(train: Run, tmp_path: Path) -> No
 
 def test_other_settings_do_not_go_on(train: Run) -> None:
     train("run", steps=3)
-    with pytest.raises(CheckpointError, match=r"label_smoothing was 0\.2, is 0\.1"):
+    with pytest.raises(ClaimError, match=r"label_smoothing was 0\.2, is 0\.1"):
         train("run", resume="auto", label_smoothing=0.1)
 
 
