@@ -12,15 +12,22 @@ from pathlib import Path
 from types import FrameType
 
 from cluster.progress import ProgressLine
-from cluster.record import keep_or_start, plain
+from cluster.record import done_stage, keep_or_start, plain
 from cluster.runtime import RuntimeConfig, run_on_local_processes, run_on_ray
 from cluster.trackers import TrackerName, Trackers
-from picpoint.train.checkpoint import CheckpointError, newest_checkpoint
 from picpoint.train.claim import check_owner, owner_of
 from picpoint.train.log import LOG_FILE
-from picpoint.train.settings import PretrainConfig, plan_run, rows_of_ranks
+from picpoint.train.restore import named_checkpoint, own_checkpoint
+from picpoint.train.settings import (
+    FOUND_OUT,
+    PretrainConfig,
+    declared_settings,
+    plan_run,
+    rows_of_ranks,
+)
 from picpoint.train.stop import STOP_FILE
 from shards.manifest import load_manifest
+from shards.plan import ReadPlan
 
 # What may differ when a run goes on.
 _MOOT = (
@@ -88,13 +95,14 @@ def run(job: PretrainJob) -> None:
             `pretrain`.
     """
     out = Path(job.out)
-    plan, _ = plan_run(job, load_manifest(job.data.shards))
+    plan, _ = plan_run(job.training, load_manifest(job.data.shards))
     # Before anything is written: a record of this run would stand in the way of its mending.
     check_owner(job.checkpoints_of(out), owner_of(out, job.checkpoints))
+    is_done = done_stage(job.out, "pretrain") is not None
+    resumed_at = 0 if is_done else _resumed_at(job, plan)
     stage = keep_or_start(job.out, "pretrain", job, plan.digest, moot=_MOOT)
     if stage.kept:
         return
-    resumed_at = _resumed_at(job)
     # From here on, whoever begins again goes on.
     job = dataclasses.replace(job, resume="auto" if job.resume_from == "never" else job.resume)
     (out / STOP_FILE).unlink(missing_ok=True)
@@ -122,19 +130,16 @@ def run(job: PretrainJob) -> None:
     stage.finish()
 
 
-def _resumed_at(job: PretrainJob) -> int:
+def _resumed_at(job: PretrainJob, plan: ReadPlan) -> int:
     """Tell the step that a run will go on from.
 
     Raises:
-        CheckpointError: there are checkpoints already, and `resume` is `never`.
+        CheckpointError: as `restore`, as far as it can be known before a rank is asked.
     """
-    folder = job.checkpoints_of(Path(job.out))
-    found, passed_over = newest_checkpoint(folder)
-    if job.resume_from == "never" and (found is not None or passed_over):
-        raise CheckpointError(
-            f"{folder} holds checkpoints of an earlier run; continue it with resume=auto, or "
-            "choose another `out`"
-        )
+    found = own_checkpoint(job.checkpoints_of(Path(job.out)), job.resume_from)
+    if found is None and job.resume_from not in ("auto", "never"):
+        settings = declared_settings(job.training, plan)
+        found = named_checkpoint(job.resume_from, settings, may_differ=FOUND_OUT)
     return 0 if found is None else found.state["samples_seen"] // job.global_batch
 
 

@@ -110,7 +110,8 @@ def encode_run(
         run.checkpoints_of(run_dir), run.epochs * plan.samples_per_epoch, config.unfinished
     )
     settings = run_settings(run, plan, image, resolve_precision(run.precision, device))
-    check_settings(checkpoint, settings, may_differ=_OF_THE_MACHINE)
+    remedy = "an evaluation needs the shards and the image encoder's weights that it was made with"
+    check_settings(checkpoint, settings, remedy, _OF_THE_MACHINE)
 
     def initial() -> TrainState[PretrainModel]:
         widths = (image.local_width, image.pooled_width)

@@ -1,7 +1,7 @@
 """How does a run come back to where it was, or begin where another one is?"""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from picpoint.train.checkpoint import (
     load_checkpoint,
     newest_checkpoint,
 )
+from picpoint.train.differences import name_differences
 from picpoint.train.state import TrainState
 
 logger = logging.getLogger(__name__)
@@ -33,30 +34,74 @@ def restore(
         CheckpointError: checkpoints stand in `folder` and none is wanted; the one named is missing
             or damaged, or all are; or it was made with other settings or by another version.
     """
+    found = own_checkpoint(folder, resume)
+    if found is not None:
+        check_settings(
+            found,
+            settings,
+            "set them back to go on with that run, or choose another `out`, and another "
+            "`checkpoints` if you have set one, for a new run",
+        )
+    elif resume not in ("auto", "never"):
+        found = named_checkpoint(resume, settings)
+    if found is None:
+        return
+    take_over(state, found)
+    logger.info("goes on from %s", found.path)
+
+
+def own_checkpoint(folder: str | Path, resume: str) -> Checkpoint | None:
+    """Load the newest whole checkpoint of a run's own folder, where it has any.
+
+    Args:
+        folder: or the URL of a bucket's prefix.
+        resume: `never` where there must be none.
+
+    Raises:
+        CheckpointError: there are, and must not be; or none of them is whole.
+    """
     found, passed_over = newest_checkpoint(folder)
     for line in passed_over:
         logger.warning("passed over: %s", line)
     if resume == "never" and (found is not None or passed_over):
         raise CheckpointError(
             f"{folder} holds checkpoints of an earlier run; continue it with resume=auto, or "
-            "choose another `out`"
+            "choose another `out`, and another `checkpoints` if you have set one"
         )
     if found is None and passed_over:
         raise CheckpointError(
             f"{folder}: none of its {len(passed_over)} checkpoints is whole (the newest: "
             f"{passed_over[0]}); remove them to begin anew"
         )
-    if found is None and resume not in ("auto", "never"):
-        found = load_named(resume, f"resume={resume}")
-    if found is None:
-        return
-    check_settings(found, settings)
-    take_over(state, found)
-    logger.info("goes on from %s", found.path)
+    return found
+
+
+def named_checkpoint(
+    resume: str, settings: Mapping[str, Any], may_differ: Collection[str] = ()
+) -> Checkpoint:
+    """Load the checkpoint of another run that this one is to begin from.
+
+    Args:
+        resume: its file, its folder or its run's folder.
+        settings: of this run; both must have the same.
+        may_differ: names of those that do not matter here.
+
+    Raises:
+        CheckpointError: it is missing or damaged, or was made with other settings.
+    """
+    found = load_named(resume, f"resume={resume}")
+    check_settings(
+        found,
+        settings,
+        "a run goes on from a checkpoint only with the settings that it was made with: take them "
+        "over, name a checkpoint of these settings, or begin with new weights by resume=auto",
+        may_differ,
+    )
+    return found
 
 
 def load_named(place: str, asked: str) -> Checkpoint:
-    """Load the checkpoint that someone named.
+    """Load the checkpoint that someone named, whatever it was made with.
 
     Args:
         place: a run's folder, its folder of checkpoints, or one step-*.pt; or the URL of any.
@@ -80,28 +125,26 @@ def load_named(place: str, asked: str) -> Checkpoint:
 
 
 def check_settings(
-    checkpoint: Checkpoint, settings: Mapping[str, Any], may_differ: Sequence[str] = ()
+    checkpoint: Checkpoint,
+    settings: Mapping[str, Any],
+    remedy: str,
+    may_differ: Collection[str] = (),
 ) -> None:
     """Make sure that a checkpoint was made with some settings, of `run_settings`.
 
     Args:
         checkpoint: to be used.
         settings: that it is to be used with.
+        remedy: what can be done where they are others.
         may_differ: names of those that do not matter here.
 
     Raises:
         CheckpointError: it was made with others; the message names each.
     """
-    stored = checkpoint.settings
-    changed = [
-        f"{key} was {stored.get(key)!r}, is {settings.get(key)!r}"
-        for key in sorted(stored.keys() | settings.keys())
-        if key not in may_differ and stored.get(key) != settings.get(key)
-    ]
+    changed = name_differences(checkpoint.settings, settings, may_differ)
     if changed:
         raise CheckpointError(
-            f"{checkpoint.path} was made with other settings ({'; '.join(changed)}); set them "
-            "back, or choose another `out`"
+            f"{checkpoint.path} was made with other settings ({changed}): {remedy}"
         )
 
 

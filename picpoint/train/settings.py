@@ -40,6 +40,14 @@ _MOOT = (
     "micro_batch",
 )
 
+# Settings that a rank finds out: what `auto` comes to there, and whose features teach.
+FOUND_OUT = (
+    "precision",
+    "image_encoder.precision",
+    "image_encoder.kept_as",
+    "image_encoder.weights_sha256",
+)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PretrainConfig:
@@ -200,12 +208,10 @@ def run_settings(
     config: PretrainConfig, plan: ReadPlan, image: ImageSource, precision: ResolvedPrecision
 ) -> dict[str, JsonValue]:
     """Flatten all that decides the weights of a run; a checkpoint fits only the same settings."""
-    flat = flatten_settings(dataclasses.asdict(config))
-    return {key: value for key, value in flat.items() if key not in _MOOT} | {
+    return declared_settings(config, plan) | {
         "precision": precision,
         "image_encoder.precision": image.precision,
         "image_encoder.kept_as": image.kept_as,
-        "data.digest": plan.digest,
         "image_encoder.weights_sha256": image.weights_sha256,
     }
 
@@ -213,6 +219,14 @@ def run_settings(
 def flatten_settings(settings: dict[str, Any]) -> dict[str, JsonValue]:
     """Name nested settings as overrides do, as in `optim.lr`."""
     return dict(_flatten("", settings))
+
+
+def declared_settings(config: PretrainConfig, plan: ReadPlan) -> dict[str, JsonValue]:
+    """Flatten what of `run_settings` is known before a rank is asked; `FOUND_OUT` is not."""
+    flat = flatten_settings(dataclasses.asdict(config))
+    return {key: value for key, value in flat.items() if key not in _MOOT} | {
+        "data.digest": plan.digest
+    }
 
 
 def _flatten(prefix: str, value: Any) -> Iterator[tuple[str, JsonValue]]:  # noqa: ANN401

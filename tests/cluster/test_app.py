@@ -126,6 +126,19 @@ def test_checkpoints_of_another_run_are_refused_before_anything_is_written(
     assert main(["pretrain", *other, f"out={tmp_path / 'two'}", *TINY]) == 0
 
 
+def test_a_beginning_of_other_settings_leaves_no_record_in_the_way_of_the_right_one(
+    shard_set: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    where = [f"data.shards={shard_set}", "epochs=1", *TINY]
+    assert main(["pretrain", *where, f"out={tmp_path / 'one'}", "seed=5"]) == 0
+    second = ["pretrain", *where, f"out={tmp_path / 'two'}", f"resume={tmp_path / 'one'}"]
+    code, line = complaint(second, capsys)
+    assert code == 6
+    assert "seed was 5, is 0" in line
+    assert not (tmp_path / "two").exists()
+    assert main([*second, "seed=5"]) == 0
+
+
 def test_more_shapes_in_a_batch_than_there_are(
     shard_set: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
