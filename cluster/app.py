@@ -1,7 +1,7 @@
 """The command line: composes a job's config, runs the job, turns errors into one line.
 
     picpoint JOB [KEY=VALUE ...] [--cfg] [--dry-run]
-        JOB: render, cache-features, pretrain, evaluate, report, export or demo
+        JOB: render, cache-features, pretrain, finetune, evaluate, report, export or demo
     picpoint shards inspect|verify|stats DIR
     picpoint import-weights FILE OUT [point_encoder=NAME ...]
     picpoint doctor [--image-encoder NAME [image_encoder.KEY=VALUE ...]]
@@ -40,6 +40,11 @@ _COMMANDS = {
         "PretrainJob",
         "pre-train a point encoder on a shard set",
         "picpoint pretrain data.shards=shards out=run image_encoder=lite0 optim.lr=1e-3",
+    ),
+    "finetune": _Command(
+        "FinetuneJob",
+        "learn a task from labelled clouds, from scratch or from a pre-trained encoder",
+        "picpoint finetune data.shards=modelnet40 out=tuned weights=encoder",
     ),
     "cache-features": _Command(
         "CacheFeaturesJob",

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from cluster.compose import ConfigError
 from cluster.fleet import WorkerDiedError
 from cluster.record import RunExistsError
+from picpoint.data.dataset import DatasetError
 from picpoint.data.views import NotStoredError
 from picpoint.encoders.image_weights import MissingWeightsError
 from picpoint.evaluate.encoded import ProbeError
@@ -22,6 +23,7 @@ from picpoint.train.image_source import OtherFeaturesError
 from picpoint.weights.encoder_file import EncoderFileError
 from picpoint.weights.hub import HubError
 from picpoint.weights.import_public import ImportRefusedError
+from picpoint.weights.transfer import TransferRefusedError
 from shards.errors import (
     AlreadyInStoreError,
     NotFoundInStoreError,
@@ -43,6 +45,7 @@ _CODES: tuple[tuple[type[BaseException], int], ...] = (
     (PlanError, USAGE),
     (NotStoredError, USAGE),
     (RunExistsError, USAGE),
+    (DatasetError, USAGE),
     (SourceError, 3),
     (UrlError, USAGE),
     (NotFoundInStoreError, 3),
@@ -57,6 +60,7 @@ _CODES: tuple[tuple[type[BaseException], int], ...] = (
     (MeshError, 4),
     (ImportRefusedError, 4),
     (EncoderFileError, 4),
+    (TransferRefusedError, USAGE),
     (HubError, 5),
     (ClaimError, USAGE),
     (CheckpointError, 6),

@@ -146,7 +146,7 @@ class _Rank:
 
     def __init__(self, work: RankWork, place: _Place) -> None:
         context = get_context("forkserver")
-        context.set_forkserver_preload(["cluster.runtime"])
+        context.set_forkserver_preload(["cluster.jobs.pretrain", "cluster.jobs.finetune"])
         self.number = place.rank
         self._told, theirs = context.Pipe(duplex=False)
         self._started_s = time.monotonic()

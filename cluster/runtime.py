@@ -1,20 +1,15 @@
 """Where do the ranks of a run live? Processes of this machine, or workers of Ray Train."""
 
-import dataclasses
 import functools
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Any, ClassVar, Literal, Protocol, Self
 
 import torch
 
 from cluster.local_ranks import run_ranks
-from picpoint.train.pretrain import pretrain
-
-if TYPE_CHECKING:
-    from cluster.jobs.pretrain import PretrainJob
-
 
 # How often Ray Train asks its workers whether they live, and how soon it gives one up; how long
 # they may take to start.
@@ -64,7 +59,36 @@ class RuntimeConfig:
             )
 
 
-def run_on_local_processes(job: "PretrainJob") -> None:
+class RankedJob(Protocol):
+    """A job that runs on one rank or several; a dataclass, which is sent to them."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    @property
+    def command(self) -> str:
+        """Which command runs it."""
+        ...
+
+    @property
+    def out(self) -> str:
+        """Folder of the run."""
+        ...
+
+    @property
+    def runtime(self) -> RuntimeConfig:
+        """Where its ranks live."""
+        ...
+
+    def train(self, device: torch.device) -> Iterator[object]:
+        """Run this rank's part, step by step."""
+        ...
+
+    def with_absolute_paths(self) -> Self:
+        """Name every folder as it is named from any other; Ray's workers run in their own."""
+        ...
+
+
+def run_on_local_processes(job: RankedJob) -> None:
     """Run one process per rank; a single rank runs in this process."""
     num_workers = job.runtime.num_workers
     if num_workers == 1:
@@ -76,7 +100,7 @@ def run_on_local_processes(job: "PretrainJob") -> None:
     run_ranks(work, num_workers, backend, job.runtime.timeout_s, job.runtime.max_failures)
 
 
-def run_on_ray(job: "PretrainJob") -> None:
+def run_on_ray(job: RankedJob) -> None:
     """Run the ranks as Ray Train workers, on a cluster that is joined or started for the run."""
     import ray
 
@@ -90,7 +114,7 @@ def run_on_ray(job: "PretrainJob") -> None:
         _fit(job)
 
 
-def _fit(job: "PretrainJob") -> None:
+def _fit(job: RankedJob) -> None:
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
@@ -102,13 +126,13 @@ def _fit(job: "PretrainJob") -> None:
         os.environ.setdefault(name, seconds)
     trainer = TorchTrainer(
         _ray_rank,
-        train_loop_config={"job": _with_absolute_paths(job)},
+        train_loop_config={"job": job.with_absolute_paths()},
         torch_config=TorchConfig(
             backend="nccl" if use_gpu else "gloo", timeout_s=max(1, int(runtime.timeout_s))
         ),
         scaling_config=ScalingConfig(num_workers=num_workers, use_gpu=use_gpu),
         run_config=RunConfig(
-            name="pretrain",
+            name=job.command,
             storage_path=str(Path(job.out).resolve() / "ray"),
             failure_config=FailureConfig(max_failures=runtime.max_failures),
         ),
@@ -116,29 +140,12 @@ def _fit(job: "PretrainJob") -> None:
     trainer.fit()
 
 
-def _with_absolute_paths(job: "PretrainJob") -> "PretrainJob":
-    """Ray workers run in a folder of their own."""
-    resume = job.resume_from
-    return dataclasses.replace(
-        job,
-        out=absolute_place(job.out),
-        data=dataclasses.replace(
-            job.data,
-            shards=absolute_place(job.data.shards),
-            features=absolute_place(job.data.features) if job.data.features else "",
-            cache_dir=absolute_place(job.data.cache_dir) if job.data.cache_dir else "",
-        ),
-        checkpoints=absolute_place(job.checkpoints) if job.checkpoints else "",
-        resume=resume if resume in ("auto", "never") else absolute_place(resume),
-    )
-
-
 def absolute_place(place: str) -> str:
     """Name a folder as it is named from any other; a URL is."""
     return place if "://" in place else str(Path(place).resolve())
 
 
-def _ray_rank(settings: dict[str, "PretrainJob"]) -> None:
+def _ray_rank(settings: dict[str, RankedJob]) -> None:
     import ray.train
     import ray.train.torch
 
@@ -147,13 +154,13 @@ def _ray_rank(settings: dict[str, "PretrainJob"]) -> None:
     _train(job, ray.train.torch.get_device())
 
 
-def _local_rank(job: "PretrainJob", rank: int) -> None:
+def _local_rank(job: RankedJob, rank: int) -> None:
     _set_threads(job.runtime)
     _train(job, torch.device("cuda", rank) if _on_gpu(job.runtime) else torch.device("cpu"))
 
 
-def _train(job: "PretrainJob", device: torch.device) -> None:
-    for _ in pretrain(job.training, Path(job.out), device, job.resume_from):
+def _train(job: RankedJob, device: torch.device) -> None:
+    for _ in job.train(device):
         pass  # the log file tells how far the run is
 
 

@@ -8,7 +8,7 @@ import torch
 def start_ranks(run_rank: Callable[..., None], arguments: tuple[object, ...], count: int) -> None:
     """Run `run_rank(rank, *arguments)` in processes; what one raises is raised here."""
     context = torch.multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["cluster.runtime"])
+    context.set_forkserver_preload(["picpoint.train.pretrain"])
     torch.multiprocessing.start_processes(
         run_rank, arguments, nprocs=count, start_method="forkserver"
     )

@@ -19,6 +19,7 @@ REQUIRED = {
     "cache_features": ["out=o", "shards=s"],
     "render": ["out=o"],
     "pretrain": ["out=o", "data.shards=s"],
+    "finetune": ["out=o", "data.shards=s"],
     "evaluate": ["out=o", "runs=[r]"],
     "report": ["evaluation=e"],
     "export": ["run=r", "out=o", "license=other"],
@@ -57,7 +58,9 @@ def test_every_option_of_every_group_loads(option: str) -> None:
         assert getattr(job, group).name == stored["name"]
 
 
-@pytest.mark.parametrize("name", ["render", "cache_features", "pretrain", "evaluate", "report"])
+@pytest.mark.parametrize(
+    "name", ["render", "cache_features", "pretrain", "finetune", "evaluate", "report"]
+)
 def test_yaml_states_every_field_of_the_dataclasses(name: str) -> None:
     """A field that YAML leaves out could not be overridden: Hydra knows only what YAML has."""
     config = compose_config(name, REQUIRED[name])

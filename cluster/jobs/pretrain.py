@@ -1,22 +1,19 @@
 """`picpoint pretrain`: runs the pre-training loop on this machine's processes or on Ray Train."""
 
-import concurrent.futures
-import contextlib
 import dataclasses
-import json
-import signal
-import sys
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
 
-from cluster.progress import ProgressLine
-from cluster.record import done_stage, keep_or_start, plain
-from cluster.runtime import RuntimeConfig, run_on_local_processes, run_on_ray
-from cluster.trackers import TrackerName, Trackers
+import torch
+
+from cluster.record import done_stage, keep_or_start
+from cluster.runtime import RuntimeConfig, absolute_place
+from cluster.trackers import TrackerName
+from cluster.training import train_to_the_end
 from picpoint.train.claim import check_owner, owner_of
-from picpoint.train.log import LOG_FILE
+from picpoint.train.log import LOG_FILE, StepReport
+from picpoint.train.pretrain import pretrain
 from picpoint.train.restore import named_checkpoint, own_checkpoint
 from picpoint.train.settings import (
     FOUND_OUT,
@@ -25,7 +22,6 @@ from picpoint.train.settings import (
     plan_run,
     rows_of_ranks,
 )
-from picpoint.train.stop import STOP_FILE
 from shards.manifest import load_manifest
 from shards.plan import ReadPlan
 
@@ -62,6 +58,31 @@ class PretrainJob(PretrainConfig):
                 return "auto" if self.resume else "never"
             case _:
                 return self.resume
+
+    @property
+    def command(self) -> str:
+        """Which command runs it."""
+        return "pretrain"
+
+    def train(self, device: torch.device) -> Iterator[StepReport]:
+        """Run this rank's part."""
+        return pretrain(self.training, Path(self.out), device, self.resume_from)
+
+    def with_absolute_paths(self) -> "PretrainJob":
+        """Name every folder as it is named from any other."""
+        resume = self.resume_from
+        return dataclasses.replace(
+            self,
+            out=absolute_place(self.out),
+            data=dataclasses.replace(
+                self.data,
+                shards=absolute_place(self.data.shards),
+                features=absolute_place(self.data.features) if self.data.features else "",
+                cache_dir=absolute_place(self.data.cache_dir) if self.data.cache_dir else "",
+            ),
+            checkpoints=absolute_place(self.checkpoints) if self.checkpoints else "",
+            resume=resume if resume in ("auto", "never") else absolute_place(resume),
+        )
 
     @property
     def training(self) -> PretrainConfig:
@@ -105,28 +126,7 @@ def run(job: PretrainJob) -> None:
         return
     # From here on, whoever begins again goes on.
     job = dataclasses.replace(job, resume="auto" if job.resume_from == "never" else job.resume)
-    (out / STOP_FILE).unlink(missing_ok=True)
-    run_workers = run_on_ray if job.runtime.name == "ray" else run_on_local_processes
-    with (
-        concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="runtime") as thread,
-        _stop_on_interrupt(out / STOP_FILE),
-        ProgressLine("pretrain") as progress,
-        Trackers(job.trackers, out, plain(job), resumed_at) as trackers,
-    ):
-        # In a thread of its own, because Ray Train would answer Ctrl-C by killing its workers.
-        running = thread.submit(run_workers, job)
-        log = _follow(out / LOG_FILE)
-        is_done = False
-        while not is_done:
-            is_done = not concurrent.futures.wait([running], timeout=0.2).not_done
-            for line in next(log):
-                progress.show(_summary(line))
-                trackers.log(json.loads(line))
-        running.result()
-    if (out / STOP_FILE).exists():
-        raise KeyboardInterrupt(
-            f"stopped; its checkpoint is in {job.checkpoints_of(out)}; the same command goes on"
-        )
+    train_to_the_end(job, job.checkpoints_of(out), _summary, resumed_at)
     stage.finish()
 
 
@@ -143,39 +143,7 @@ def _resumed_at(job: PretrainJob, plan: ReadPlan) -> int:
     return 0 if found is None else found.state["samples_seen"] // job.global_batch
 
 
-@contextlib.contextmanager
-def _stop_on_interrupt(stop_file: Path) -> Generator[None]:
-    """Turn Ctrl-C and SIGTERM into a request to save and end; a second Ctrl-C interrupts."""
-
-    def ask(signum: int, frame: FrameType | None) -> None:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        stop_file.touch()
-        print("\nsaving a checkpoint; Ctrl-C again ends without it", file=sys.stderr, flush=True)
-
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _follow(path: Path) -> Iterator[list[str]]:
-    """Give the lines that a log has gained since the last time, whole lines only."""
-    position = path.stat().st_size if path.exists() else 0
-    while True:
-        if path.exists():
-            with path.open() as log:
-                log.seek(min(position, path.stat().st_size))
-                whole = [line for line in log.readlines() if line.endswith("\n")]
-            position = min(position, path.stat().st_size) + sum(len(line) for line in whole)
-            yield whole
-        else:
-            yield []
-
-
-def _summary(line: str) -> str:
-    report = json.loads(line)
+def _summary(report: Mapping[str, float]) -> str:
     return (
         f"step {report['step']}/{report['total_steps']}  {report['samples_per_s']:.1f} samples/s  "
         f"local {report['loss_local']:.3f} ({report['local_top1']:.0%})  "
