@@ -1,7 +1,7 @@
 """The command line: composes a job's config, runs the job, turns errors into one line.
 
     picpoint JOB [KEY=VALUE ...] [--cfg] [--dry-run]
-        JOB: render, cache-features, pretrain, finetune, evaluate, report, export or demo
+        JOB: render, cache-features, pretrain, finetune, probe, evaluate, report, export or demo
     picpoint shards inspect|verify|stats DIR
     picpoint import-weights FILE OUT [point_encoder=NAME ...]
     picpoint doctor [--image-encoder NAME [image_encoder.KEY=VALUE ...]]
@@ -45,6 +45,11 @@ _COMMANDS = {
         "FinetuneJob",
         "learn a task from labelled clouds, from scratch or from a pre-trained encoder",
         "picpoint finetune data.shards=modelnet40 out=tuned weights=encoder",
+    ),
+    "probe": _Command(
+        "ProbeJob",
+        "linear SVM, k-NN and few-shot on frozen features of labelled clouds",
+        "picpoint probe weights=encoder data.shards=modelnet40 out=probe",
     ),
     "cache-features": _Command(
         "CacheFeaturesJob",

@@ -45,7 +45,17 @@ MAY_IMPORT = {
         "task_model",
         "weights",
     },
-    "evaluate": {"batch", "data", "encoders", "model", "ops", "publish", "shards", "train"},
+    "evaluate": {
+        "batch",
+        "data",
+        "encoders",
+        "model",
+        "ops",
+        "publish",
+        "shards",
+        "task_model",
+        "train",
+    },
     "weights": {"batch", "encoders", "heads", "model", "ops", "optional", "publish"},
     "report": {"batch", "data", "evaluate", "geometry", "publish", "shards", "train"},
 }

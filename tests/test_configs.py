@@ -20,6 +20,7 @@ REQUIRED = {
     "render": ["out=o"],
     "pretrain": ["out=o", "data.shards=s"],
     "finetune": ["out=o", "data.shards=s"],
+    "probe": ["out=o", "data.shards=s", "weights=w"],
     "evaluate": ["out=o", "runs=[r]"],
     "report": ["evaluation=e"],
     "export": ["run=r", "out=o", "license=other"],
@@ -27,8 +28,8 @@ REQUIRED = {
 }
 
 
-# Groups of other jobs than pre-training.
-JOB_OF_GROUP = {"fleet": "render"}
+# Groups, and options of groups, of other jobs than pre-training.
+JOB_OF = {"fleet": "render", "data/clouds": "finetune"}
 
 
 def job_class(name: str) -> type:
@@ -48,7 +49,7 @@ def test_the_defaults_compose_into_the_job(name: str) -> None:
 )
 def test_every_option_of_every_group_loads(option: str) -> None:
     group, name = option.split("/")
-    command = JOB_OF_GROUP.get(group, "pretrain")
+    command = JOB_OF.get(option, JOB_OF.get(group, "pretrain"))
     job = load_job(
         job_class(command), compose_config(command, [*REQUIRED[command], f"{group}={name}"])
     )
@@ -59,7 +60,7 @@ def test_every_option_of_every_group_loads(option: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["render", "cache_features", "pretrain", "finetune", "evaluate", "report"]
+    "name", ["render", "cache_features", "pretrain", "finetune", "probe", "evaluate", "report"]
 )
 def test_yaml_states_every_field_of_the_dataclasses(name: str) -> None:
     """A field that YAML leaves out could not be overridden: Hydra knows only what YAML has."""

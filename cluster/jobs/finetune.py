@@ -88,8 +88,9 @@ def describe(job: FinetuneJob) -> list[str]:
     clouds = _clouds_of(job)
     rows = rows_of_ranks(clouds.plan, job.ghost_batch, max(1, job.runtime.num_workers))
     begins = f"from {job.weights}" if job.weights else "from scratch"
+    split = clouds.split
     return [
-        f"read   {len(clouds.train)} clouds to train on and {len(clouds.evaluated)} to evaluate on "
+        f"read   {len(split.train)} clouds to train on and {len(split.evaluated)} to evaluate on "
         f"({job.data.evaluate_on}) from {job.data.shards}",
         f"train  {job.task} with {job.point_encoder.name} {begins}, {job.epochs} epochs of "
         f"{clouds.plan.batches_per_epoch} steps, global batch {job.global_batch} as "

@@ -22,7 +22,7 @@ from picpoint.data.cloud_augment import (
     CloudAugmentConfig,
     change_cloud,
 )
-from picpoint.data.dataset import NO_CLASS, Dataset, DatasetError
+from picpoint.data.dataset import Dataset, DatasetError
 from picpoint.ops.farthest import farthest_order
 from shards.cache import CacheConfig
 from shards.clouds import POINT_LABELS, Cloud
@@ -93,6 +93,13 @@ class CloudDataConfig:
                 f"data.train and data.test both name {min(both)!r}: what is tested on is not "
                 "trained on; leave it out of one"
             )
+
+    @property
+    def evaluated_on(self) -> str:
+        """Name what is measured on, for tables of results."""
+        if self.evaluate_on == "test":
+            return "+".join(self.test)
+        return f"validation of {'+'.join(self.train)}"
 
     @property
     def cache(self) -> CacheConfig | None:
@@ -304,26 +311,3 @@ def collate_clouds(items: list[CloudItem]) -> CloudBatch:
         point_labels=torch.from_numpy(np.stack([item.point_labels for item in items])),
         valid=torch.ones(len(items), dtype=torch.bool),
     )
-
-
-def check_labels(
-    dataset: Dataset, train: Int64[np.ndarray, " n"], test: Int64[np.ndarray, " m"]
-) -> None:
-    """Make sure that every class that is tested was there to be learnt.
-
-    Raises:
-        DatasetError: a class is in the test clouds alone, or a cloud has no class.
-    """
-    url = dataset.reader.manifest.url
-    for rows in (train, test):
-        if (bare := np.flatnonzero(dataset.labels[rows] == NO_CLASS)).size:
-            name = dataset.reader.manifest.row(int(rows[bare[0]])).source_id
-            raise DatasetError(
-                f"{url}: {bare.size} clouds have no class (the first: {name!r}); classification "
-                "needs one of each"
-            )
-    if unseen := set(dataset.labels[test].tolist()) - set(dataset.labels[train].tolist()):
-        raise DatasetError(
-            f"{url}: class {dataset.info.class_names[min(unseen)]!r} is tested and not trained on; "
-            "add clouds of it to data.train, or leave it out of the data set"
-        )

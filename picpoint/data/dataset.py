@@ -130,28 +130,3 @@ def _read_info(store: Store, url: str) -> DatasetInfo:
             f"{url}/{DATASET_FILE}: {'.'.join(map(str, fault['loc']))}: {fault['msg'].lower()}; "
             "prepare the data set again"
         ) from error
-
-
-def take_share(
-    rows: Int64[np.ndarray, " n"],
-    labels: Int64[np.ndarray, " all"],
-    share: float,
-    seed: int,
-) -> Int64[np.ndarray, " m"]:
-    """Draw a share of every class, at least one cloud of each; the order of rows is kept.
-
-    A larger share with the same seed holds all of a smaller one.
-
-    Args:
-        rows: to draw from.
-        labels: class of every cloud of the set.
-        share: above 0, at most 1.
-        seed: of the draw.
-    """
-    taken = []
-    for number in np.unique(labels[rows]).tolist():
-        of_class = rows[labels[rows] == number]
-        count = max(1, round(share * len(of_class)))
-        order = np.random.default_rng([seed, number + 1]).permutation(len(of_class))
-        taken.append(of_class[order[:count]])
-    return np.sort(np.concatenate(taken))

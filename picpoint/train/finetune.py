@@ -195,7 +195,7 @@ def _open_run(config: FinetuneConfig, run_dir: Path, device: torch.device, resum
     check_same_position(state.samples_seen, run_dir, device)
     slots = clouds.plan.rank_slice(config.ghost_batch, this_rank(), num_ranks())
     batches = training_clouds(
-        dataset, clouds.train, clouds.plan, slots, config.data, view, state.samples_seen
+        dataset, clouds.split.train, clouds.plan, slots, config.data, view, state.samples_seen
     )
     return _Run(
         config=config,
@@ -289,7 +289,7 @@ def _evaluate(run: _Run, epoch: int, votes: int) -> EvaluationReport:
     measured = evaluate(
         run.state.model,
         run.dataset,
-        run.clouds.evaluated,
+        run.clouds.split.evaluated,
         run.config,
         run.precision,
         run.device,

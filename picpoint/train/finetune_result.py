@@ -70,15 +70,13 @@ def write_result(
     evaluations = read_evaluations(run_dir)
     last = evaluations[-1]
     best = max(evaluations, key=lambda each: each.figures[MAIN_FIGURE[config.task]])
-    splits = config.data.test if config.data.evaluate_on == "test" else config.data.train
-    of = "" if config.data.evaluate_on == "test" else "validation of "
     result = FinetuneResult(
         dataset=dataset.info.name,
         dataset_digest=dataset.reader.manifest.digest,
         task=config.task,
-        evaluated_on=of + "+".join(splits),
-        num_train=len(clouds.train),
-        num_evaluated=len(clouds.evaluated),
+        evaluated_on=config.data.evaluated_on,
+        num_train=len(clouds.split.train),
+        num_evaluated=len(clouds.split.evaluated),
         class_names=dataset.info.class_names,
         part_names=dataset.info.part_names,
         last=last.figures,

@@ -5,11 +5,9 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-from jaxtyping import Int64
-
-from picpoint.data.clouds import CloudDataConfig, CloudView, PointFeature, check_labels
-from picpoint.data.dataset import Dataset, DatasetError, take_share
+from picpoint.data.clouds import CloudDataConfig, CloudView, PointFeature
+from picpoint.data.dataset import Dataset, DatasetError
+from picpoint.data.dataset_split import Split, split_clouds
 from picpoint.encoders.dgcnn import DgcnnConfig
 from picpoint.model import PointEncoderConfig
 from picpoint.task_model import (
@@ -135,13 +133,11 @@ class Clouds:
     """Which clouds a run deals with.
 
     Attributes:
-        train: manifest index of each cloud that is trained on.
-        evaluated: of each that is measured on.
+        split: what is trained on and what is measured on.
         plan: the order of training.
     """
 
-    train: Int64[np.ndarray, " n"]
-    evaluated: Int64[np.ndarray, " m"]
+    split: Split
     plan: ReadPlan
 
 
@@ -153,23 +149,14 @@ def choose_clouds(config: FinetuneConfig, dataset: Dataset) -> Clouds:
             labels where the task needs them.
         PlanError: there are fewer clouds than one global batch.
     """
-    data = config.data
-    train = dataset.rows_of(data.train)
-    match data.evaluate_on:
-        case "test":
-            evaluated = dataset.rows_of(data.test)
-        case "validation":
-            evaluated = take_share(train, dataset.labels, data.validation_share, data.split_seed)
-            train = np.setdiff1d(train, evaluated)
-    if data.label_share < 1:
-        train = take_share(train, dataset.labels, data.label_share, data.split_seed)
-    check_labels(dataset, train, evaluated)
+    split = split_clouds(config.data, dataset)
+    train = split.train
     if config.task == "parts":
         _check_parts(dataset)
     if len(train) < config.global_batch:
         raise PlanError(
-            f"global_batch={config.global_batch}: only {len(train)} clouds of {data.shards} are "
-            "trained on; lower global_batch"
+            f"global_batch={config.global_batch}: only {len(train)} clouds of "
+            f"{config.data.shards} are trained on; lower global_batch"
         )
     content = dataset.reader.manifest.digest.encode() + train.tobytes()
     plan = ReadPlan(
@@ -179,7 +166,7 @@ def choose_clouds(config: FinetuneConfig, dataset: Dataset) -> Clouds:
         seed=config.seed,
         remainder="drop_last",
     )
-    return Clouds(train, evaluated, plan)
+    return Clouds(split, plan)
 
 
 def _check_parts(dataset: Dataset) -> None:

@@ -1,0 +1,87 @@
+"""Which clouds of a data set are learnt from, and which is it measured on?"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Int64
+
+from picpoint.data.clouds import CloudDataConfig
+from picpoint.data.dataset import NO_CLASS, Dataset, DatasetError
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """Two parts of a data set that share no cloud.
+
+    Attributes:
+        train: manifest index of each cloud that is learnt from.
+        evaluated: of each that is measured on.
+    """
+
+    train: Int64[np.ndarray, " n"]
+    evaluated: Int64[np.ndarray, " m"]
+
+
+def split_clouds(config: CloudDataConfig, dataset: Dataset) -> Split:
+    """Split a data set as a config says.
+
+    Raises:
+        DatasetError: no such split, a cloud without a class, or a class that is measured on and not
+            learnt.
+    """
+    train = dataset.rows_of(config.train)
+    match config.evaluate_on:
+        case "test":
+            evaluated = dataset.rows_of(config.test)
+        case "validation":
+            labels, share = dataset.labels, config.validation_share
+            evaluated = take_share(train, labels, share, config.split_seed)
+            train = np.setdiff1d(train, evaluated)
+    if config.label_share < 1:
+        train = take_share(train, dataset.labels, config.label_share, config.split_seed)
+    _check_labels(dataset, train, evaluated)
+    return Split(train, evaluated)
+
+
+def take_share(
+    rows: Int64[np.ndarray, " n"],
+    labels: Int64[np.ndarray, " all"],
+    share: float,
+    seed: int,
+) -> Int64[np.ndarray, " m"]:
+    """Draw a share of every class, at least one cloud of each; the order of rows is kept.
+
+    A larger share with the same seed holds all of a smaller one.
+
+    Args:
+        rows: to draw from.
+        labels: class of every cloud of the set.
+        share: above 0, at most 1.
+        seed: of the draw.
+    """
+    taken = []
+    for number in np.unique(labels[rows]).tolist():
+        of_class = rows[labels[rows] == number]
+        count = max(1, round(share * len(of_class)))
+        order = np.random.default_rng([seed, number + 1]).permutation(len(of_class))
+        taken.append(of_class[order[:count]])
+    return np.sort(np.concatenate(taken))
+
+
+def _check_labels(
+    dataset: Dataset, train: Int64[np.ndarray, " n"], test: Int64[np.ndarray, " m"]
+) -> None:
+    """Make sure that every class that is tested was there to be learnt."""
+    url = dataset.reader.manifest.url
+    for rows in (train, test):
+        if (bare := np.flatnonzero(dataset.labels[rows] == NO_CLASS)).size:
+            name = dataset.reader.manifest.row(int(rows[bare[0]])).source_id
+            raise DatasetError(
+                f"{url}: {bare.size} clouds have no class (the first: {name!r}); classification "
+                "needs one of each"
+            )
+    if unseen := set(dataset.labels[test].tolist()) - set(dataset.labels[train].tolist()):
+        raise DatasetError(
+            f"{url}: class {dataset.info.class_names[min(unseen)]!r} is tested and not trained on; "
+            "add clouds of it to data.train, or leave it out of the data set"
+        )

@@ -1,0 +1,128 @@
+"""What do the field's probes say of a pre-trained encoder, beside the same one untrained?"""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from picpoint.evaluate.encoded import ProbeError
+from picpoint.evaluate.frozen import (
+    FeatureSet,
+    FewShotScore,
+    FrozenConfig,
+    Solver,
+    SvmScore,
+    few_shot,
+    linear_svm,
+    nearest_neighbours,
+)
+from picpoint.publish import publish_text
+
+FROZEN_FILE = "frozen.json"
+
+
+@dataclass(frozen=True, slots=True)
+class FrozenScores:
+    """What one encoder's features are worth.
+
+    Attributes:
+        svm: by solver.
+        knn: share of test clouds named right by their nearest training clouds, 0..1.
+        few_shot: one entry for each kind of task.
+    """
+
+    svm: dict[Solver, SvmScore]
+    knn: float
+    few_shot: tuple[FewShotScore, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class FrozenResult:
+    """Probes of an encoder on a data set.
+
+    Attributes:
+        dataset: name of the data set and its variant.
+        dataset_digest: of its clouds.
+        evaluated_on: splits, or `validation of` splits.
+        num_train: clouds that the probes were fitted on.
+        num_evaluated: clouds that they named.
+        weights: where the encoder came from.
+        weights_sha256: over its tensors.
+        num_points: of each cloud.
+        pretrained: its scores.
+        random_init: of the same network untrained, with BatchNorm statistics of the training
+            clouds; None where it was not asked for.
+        settings: of the probe.
+    """
+
+    dataset: str
+    dataset_digest: str
+    evaluated_on: str
+    num_train: int
+    num_evaluated: int
+    weights: str
+    weights_sha256: str
+    num_points: int
+    pretrained: FrozenScores
+    random_init: FrozenScores | None
+    settings: dict[str, Any]
+
+
+def score_features(
+    train: FeatureSet, test: FeatureSet, config: FrozenConfig, solvers: tuple[Solver, ...]
+) -> FrozenScores:
+    """Run all probes.
+
+    Raises:
+        ProbeError: there are too few clouds for one of them.
+    """
+    return FrozenScores(
+        svm={solver: linear_svm(train, test, config, solver) for solver in solvers},
+        knn=nearest_neighbours(train, test, config),
+        few_shot=tuple(few_shot(train, test, config)),
+    )
+
+
+def write_frozen(result: FrozenResult, path: Path) -> None:
+    """Write a result as JSON."""
+    publish_text(json.dumps(asdict(result), indent=1) + "\n", path)
+
+
+def read_frozen(path: Path) -> FrozenResult:
+    """Read a result.
+
+    Raises:
+        ProbeError: it is missing or damaged.
+    """
+    try:
+        return TypeAdapter(FrozenResult).validate_json(path.read_text())
+    except FileNotFoundError as error:
+        raise ProbeError(f"{path}: not there; run picpoint probe") from error
+    except ValidationError as error:
+        raise ProbeError(f"{path}: damaged; remove it and run picpoint probe again") from error
+
+
+def format_frozen(result: FrozenResult) -> str:
+    """Print a result as a table."""
+    random = result.random_init
+    rows = [("", "pre-trained", "random init" if random else "")]
+    for solver, score in result.pretrained.svm.items():
+        told = f"linear SVM ({solver}, C={score.penalty:g})"
+        other = f"{100 * random.svm[solver].accuracy:.1f}" if random else ""
+        rows.append((told, f"{100 * score.accuracy:.1f}", other))
+    other = f"{100 * random.knn:.1f}" if random else ""
+    rows.append(("k-NN", f"{100 * result.pretrained.knn:.1f}", other))
+    for number, score in enumerate(result.pretrained.few_shot):
+        other = _spread(random.few_shot[number]) if random else ""
+        rows.append((f"{score.ways}-way {score.shots}-shot", _spread(score), other))
+    head = (
+        f"{result.dataset}, {result.evaluated_on}: {result.num_train} clouds fitted, "
+        f"{result.num_evaluated} named, {result.num_points} points; {result.weights}"
+    )
+    return "\n".join([head, *(f"{name:32} {a:>14} {b:>14}" for name, a, b in rows)])
+
+
+def _spread(score: FewShotScore) -> str:
+    return f"{100 * score.mean:.1f} +- {100 * score.std:.1f}"

@@ -1,0 +1,93 @@
+"""`picpoint probe` of an exported encoder's frozen features, beside the same network untrained."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from cluster.app import main
+from picpoint.encoders.dgcnn import DgcnnConfig
+from picpoint.evaluate.frozen_result import read_frozen
+from picpoint.model import build_point_encoder
+from picpoint.weights.encoder_file import save_encoder
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "train"))
+from cloud_sets import clouds, write_set
+
+QUICK = [
+    "data.num_points=48",
+    "frozen.ways=[2]",
+    "frozen.shots=[3]",
+    "frozen.queries=4",
+    "frozen.num_neighbours=3",
+    "eval_batch=5",
+]
+
+
+@pytest.fixture(scope="module")
+def solids(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_set(tmp_path_factory.mktemp("solids"), list(clouds()))
+
+
+@pytest.fixture
+def encoder(tmp_path: Path) -> Path:
+    """A network that was never trained, under another seed than the control."""
+    torch.manual_seed(1)
+    config = DgcnnConfig(widths=(8, 8, 8, 16), pooled_width=16, num_neighbours=4)
+    save_encoder(build_point_encoder(config, 4), tmp_path / "encoder")
+    return tmp_path / "encoder"
+
+
+def probe(solids: Path, encoder: Path, out: Path, *more: str) -> int:
+    where = [f"data.shards={solids}", f"weights={encoder}", f"out={out}"]
+    return main(["probe", *where, *QUICK, *more])
+
+
+def test_features_of_solids_tell_them_apart(
+    solids: Path, encoder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert probe(solids, encoder, tmp_path / "probe") == 0
+    told = capsys.readouterr().out
+    assert "solids, test: 24 clouds fitted, 12 named, 48 points" in told
+    assert "2-way 3-shot" in told
+    result = read_frozen(tmp_path / "probe" / "frozen.json")
+    assert set(result.pretrained.svm) == {"LinearSVC", "SVC"}
+    assert result.random_init is not None
+    for scores in (result.pretrained, result.random_init):
+        # Chance is a third; balls, poles and plates differ in any features of points.
+        assert scores.svm["SVC"].accuracy > 0.6
+        assert 0 <= scores.knn <= 1
+        assert scores.few_shot[0].trials == 10
+    # Done once, it is told again.
+    assert probe(solids, encoder, tmp_path / "probe") == 0
+    assert "kept: probe" in capsys.readouterr().out
+
+
+def test_other_batches_give_the_same(solids: Path, encoder: Path, tmp_path: Path) -> None:
+    for batch in (1, 12):
+        assert probe(solids, encoder, tmp_path / f"{batch}", f"eval_batch={batch}") == 0
+    one, other = (
+        json.loads((tmp_path / f"{batch}" / "frozen.json").read_text()) for batch in (1, 12)
+    )
+    assert one["pretrained"] == other["pretrained"]
+
+
+def test_validation_leaves_the_test_split_alone(solids: Path, encoder: Path, tmp_path) -> None:
+    assert (
+        probe(solids, encoder, tmp_path / "v", "data.evaluate_on=validation", "frozen.queries=2")
+        == 0
+    )
+    result = read_frozen(tmp_path / "v" / "frozen.json")
+    assert result.evaluated_on == "validation of train"
+    assert result.num_train + result.num_evaluated == 24
+
+
+def test_too_few_clouds_are_told(
+    solids: Path, encoder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert probe(solids, encoder, tmp_path / "p", "frozen.shots=[30]") == 6
+    assert "shots=30: a class has 8 clouds" in capsys.readouterr().err
+    assert probe(solids, encoder, tmp_path / "q", "data.label_share=0.1") == 6
+    assert "one training cloud" in capsys.readouterr().err
