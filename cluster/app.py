@@ -3,6 +3,7 @@
     picpoint JOB [KEY=VALUE ...] [--cfg] [--dry-run]
         JOB: render, cache-features, pretrain, finetune, probe, evaluate, report, export or demo
     picpoint shards inspect|verify|stats DIR
+    picpoint data prepare NAME --from PATH --out DIR
     picpoint import-weights FILE OUT [point_encoder=NAME ...]
     picpoint doctor [--image-encoder NAME [image_encoder.KEY=VALUE ...]]
     picpoint flops
@@ -22,6 +23,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cluster.compose import ConfigError, compose_config, load_job, to_yaml
+from picpoint.datasets.names import CLOUDS_PER_SHARD, DATASET_NAMES
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +124,10 @@ def _run(options: argparse.Namespace) -> int:
             from cluster.flops import main as flops_main
 
             return flops_main()
+        case "data":
+            from cluster.data import main as data_main
+
+            return data_main(options)
         case "import-weights":
             from cluster.import_weights import main as import_main
 
@@ -166,12 +172,36 @@ def _parser() -> argparse.ArgumentParser:
     shards.add_argument(
         "arguments", nargs=argparse.REMAINDER, metavar="DIR ...", help="folder or URL, options"
     )
+    _add_data(commands)
     _add_import_weights(commands)
     commands.add_parser("flops", help="parameters, FLOPs and clouds per second of the encoders")
     doctor = commands.add_parser("doctor", help="say what is present, what is not, and what to do")
     doctor.add_argument("--image-encoder", metavar="NAME", help="load it, and say what it costs")
     doctor.add_argument("overrides", nargs="*", metavar="image_encoder.KEY=VALUE")
     return parser
+
+
+def _add_data(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    summary = "turn a labelled data set into shards"
+    example = "picpoint data prepare modelnet40_h5 --from /data --out modelnet40"
+    parser = commands.add_parser("data", help=summary)
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+    prepare = actions.add_parser("prepare", help=summary, description=f"{summary}. Try: {example}")
+    prepare.add_argument("name", choices=DATASET_NAMES, help="data set, layout and variant")
+    prepare.add_argument("--from", dest="place", required=True, help="where it lies")
+    prepare.add_argument("--out", required=True, help="folder or URL to write")
+    prepare.add_argument(
+        "--partial", action="store_true", help="take it with fewer clouds than were published"
+    )
+    prepare.add_argument(
+        "--num-points", type=int, default=2048, help="drawn of each mesh of a folder"
+    )
+    prepare.add_argument("--fold", type=int, default=0, help="of `rendered`: which one is the test")
+    prepare.add_argument(
+        "--holdout-unit", choices=["shape", "series"], default="shape", help="of `rendered`"
+    )
+    prepare.add_argument("--clouds-per-shard", type=int, default=CLOUDS_PER_SHARD)
+    prepare.add_argument("--traceback", action="store_true", default=argparse.SUPPRESS)
 
 
 def _add_import_weights(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

@@ -7,6 +7,7 @@ from cluster.fleet import WorkerDiedError
 from cluster.record import RunExistsError
 from picpoint.data.dataset import DatasetError
 from picpoint.data.views import NotStoredError
+from picpoint.datasets.source import BrokenDataError, MissingDataError
 from picpoint.encoders.image_weights import MissingWeightsError
 from picpoint.evaluate.encoded import ProbeError
 from picpoint.evaluate.results import ResultsError
@@ -46,6 +47,8 @@ _CODES: tuple[tuple[type[BaseException], int], ...] = (
     (NotStoredError, USAGE),
     (RunExistsError, USAGE),
     (DatasetError, USAGE),
+    (MissingDataError, 3),
+    (BrokenDataError, 4),
     (SourceError, 3),
     (UrlError, USAGE),
     (NotFoundInStoreError, 3),
