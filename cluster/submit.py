@@ -79,6 +79,11 @@ def submit(
             f"{place}: relative, so it lies in a folder of the job's own on the cluster, which "
             "goes with it; give a URL, or the full path of a volume that all machines share"
         )
+    if config.get("runtime") is not None and config.runtime.use_gpu == "auto":
+        _warn(
+            "runtime.use_gpu=auto: decided where the entry point runs, which may have no GPU where "
+            "others do; say true or false"
+        )
     _warn_of_clear_token(address)
     if options.dry_run:
         print(ray_command(submission, address))

@@ -27,7 +27,7 @@ ROOT = Path(__file__).parents[2]
 REQUIRED = {
     "render": ["out=s3://b/shards"],
     "cache-features": ["shards=s3://b/shards", "out=s3://b/features"],
-    "pretrain": ["data.shards=s3://b/shards", "out=/data/run", "optim.lr=1e-3"],
+    "pretrain": ["data.shards=s3://b/shards", "out=/data/run", "runtime.use_gpu=true"],
     "evaluate": ["runs=[/data/run]", "out=/data/evaluation"],
     "report": ["evaluation=/data/evaluation"],
     "export": ["run=/data/run", "out=/data/encoder", "license=other"],
@@ -359,8 +359,18 @@ def test_relative_places_are_pointed_out(
     job: str, overrides: list[str], named: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["submit", job, *overrides, "--address", "https://far", "--dry-run"]) == 0
-    lines = capsys.readouterr().err.splitlines()
+    lines = [line for line in capsys.readouterr().err.splitlines() if "relative" in line]
     assert [line.split(": ")[1] for line in lines] == named
+
+
+def test_gpus_that_the_entry_point_may_not_see_are_pointed_out(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    arguments = ["submit", "pretrain", "data.shards=s3://b/s", "out=/o", "--dry-run"]
+    assert main(arguments) == 0
+    assert "runtime.use_gpu=auto" in capsys.readouterr().err
+    assert main([*arguments, "runtime.use_gpu=false"]) == 0
+    assert capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize("breaks_at", [[], [5], [9, 4, 13], [0, 14]])
