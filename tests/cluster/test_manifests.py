@@ -177,6 +177,19 @@ def test_every_cluster_asks_for_a_token() -> None:
         assert service["ports"] == ["127.0.0.1:8265:8265"]
 
 
+def test_only_ray_and_kuberay_reach_ray() -> None:
+    (policy,) = of_kind("NetworkPolicy")
+    spec = policy["spec"]
+    assert spec["policyTypes"] == ["Ingress"]
+    among_themselves, sending = spec["ingress"]
+    assert among_themselves == {"from": [{"podSelector": spec["podSelector"]}]}
+    assert [port["port"] for port in sending["ports"]] == [8265]
+    # An empty selector would let everyone in.
+    for peer in [*among_themselves["from"], *sending["from"]]:
+        ((_, selector),) = peer.items()
+        assert selector.get("matchLabels") or selector.get("matchExpressions")
+
+
 def test_objects_of_ray_fit_into_shared_memory() -> None:
     for spec in cluster_specs():
         for group in [spec["headGroupSpec"], *spec["workerGroupSpecs"]]:

@@ -11,6 +11,9 @@ from pathlib import Path
 
 import pytest
 from head_node import HeadNode, head_node
+from tiny_run import TINY_RUN
+
+from picpoint.train.checkpoint import newest_checkpoint
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -113,3 +116,39 @@ def test_control_c_leaves_the_job_running_and_stop_ends_it(
     assert not (out / "manifest.json").exists()
     code, _, _ = finish(picpoint(cluster, "jobs", "logs", "long", "--follow"))
     assert code == 130
+
+
+def test_a_stopped_pre_training_leaves_a_checkpoint_from_which_the_same_command_goes_on(
+    cluster: HeadNode, shard_set: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    command = [
+        *("submit", "pretrain", f"data.shards={shard_set}", f"out={out}", *TINY_RUN),
+        *("global_batch=4", "ghost_batch=2", "checkpoint_every=100000", "log_every=1"),
+        *("runtime=ray", "runtime.num_workers=1", "runtime.use_gpu=false", "--working-dir", "."),
+    ]
+    command = [*command, "epochs=3000", "--no-wait", "--submission-id"]
+
+    def steps_until_stopped(submission_id: str, more_than: int) -> list[int]:
+        assert finish(picpoint(cluster, *command, submission_id))[0] == 0
+        log = out / "metrics.jsonl"
+        deadline = time.monotonic() + 180
+        while not (log.exists() and len(log.read_text().splitlines()) > more_than):
+            assert time.monotonic() < deadline, finish(
+                picpoint(cluster, "jobs", "logs", submission_id)
+            )
+            time.sleep(0.5)
+        code, told, err = finish(picpoint(cluster, "jobs", "stop", submission_id))
+        assert code == 0, err
+        assert f"{submission_id}: STOPPED" in told
+        steps = [json.loads(line)["step"] for line in log.read_text().splitlines()]
+        found, passed_over = newest_checkpoint(str(out / "checkpoints"))
+        assert found is not None
+        assert not passed_over
+        assert found.state["samples_seen"] == 4 * steps[-1]
+        return steps
+
+    first = steps_until_stopped("begun", more_than=2)
+    assert (out / "ray").is_dir()  # it was Ray that ran it
+    both = steps_until_stopped("gone-on", more_than=len(first) + 2)
+    assert both == list(range(1, len(both) + 1))
