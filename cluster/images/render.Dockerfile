@@ -44,14 +44,15 @@ COPY configs /src/configs
 RUN pip install --no-deps /wheels/kaolin-*.whl /src
 
 FROM ${PYTHON_IMAGE}
-# Security fixes of Debian are wanted, so its packages have no pins.
+# As in train-cpu.Dockerfile.
 # hadolint ignore=DL3008
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends rsync wget \
     && rm -rf /var/lib/apt/lists/* \
     && groupadd --gid 1000 picpoint \
     && useradd --uid 1000 --gid 1000 --create-home --home-dir /home/picpoint picpoint \
-    && install --directory --owner 1000 --group 1000 /data
+    && install --directory --owner 1000 --group 1000 /data \
+    && echo 'export PATH=/opt/venv/bin:$PATH' > /etc/profile.d/picpoint.sh
 COPY --from=build /opt/venv /opt/venv
 ARG PICPOINT_COMMIT=unknown
 ENV PATH=/opt/venv/bin:$PATH \

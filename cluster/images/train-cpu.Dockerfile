@@ -22,15 +22,16 @@ COPY configs /src/configs
 RUN pip install --no-deps /src && pip check
 
 FROM ${PYTHON_IMAGE}
-# wget: older KubeRay probes with it; rsync: `ray up` sends files into the container.
-# Security fixes of Debian are wanted, so its packages have no pins.
+# wget: older KubeRay probes with it. rsync: `ray up` sends files into the container; its login shells
+# would forget PATH. Debian's security fixes are wanted, so its packages have no pins.
 # hadolint ignore=DL3008
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends rsync wget \
     && rm -rf /var/lib/apt/lists/* \
     && groupadd --gid 1000 picpoint \
     && useradd --uid 1000 --gid 1000 --create-home --home-dir /home/picpoint picpoint \
-    && install --directory --owner 1000 --group 1000 /data
+    && install --directory --owner 1000 --group 1000 /data \
+    && echo 'export PATH=/opt/venv/bin:$PATH' > /etc/profile.d/picpoint.sh
 COPY --from=build /opt/venv /opt/venv
 ARG PICPOINT_COMMIT=unknown
 ENV PATH=/opt/venv/bin:$PATH \

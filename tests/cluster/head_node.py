@@ -39,6 +39,8 @@ def head_node(num_cpus: int) -> Generator[HeadNode]:
     ray = Path(sys.executable).parent / "ray"
     # The cluster's `python` is this one, as in an image that has picpoint.
     path = f"{ray.parent}{os.pathsep}{os.environ['PATH']}"
+    # Nor may it find the code of this folder by itself: jobs bring it.
+    ours = {k: v for k, v in os.environ.items() if k != "PYTHONPATH" and not k.startswith("RAY_")}
     try:
         subprocess.run(
             [
@@ -47,7 +49,7 @@ def head_node(num_cpus: int) -> Generator[HeadNode]:
                 f"--dashboard-port={dashboard_port}",
                 *("--dashboard-host=0.0.0.0", f"--dashboard-agent-listen-port={free_port()}"),
             ],
-            env=os.environ | access | {"RAY_AUTH_MODE": "token", "PATH": path},
+            env=ours | access | {"RAY_AUTH_MODE": "token", "PATH": path},
             check=True,
             stdout=subprocess.DEVNULL,
             cwd=folder,

@@ -210,8 +210,15 @@ def test_images_that_ray_and_kubernetes_start_have_what_they_call() -> None:
     for name in NAMES:
         (setup,) = stages(name)[-1].arguments("RUN")
         assert {"rsync", "wget"} <= set(setup.split())
+        # Both may start Ray from a login shell, in which Debian sets PATH anew.
+        assert "'export PATH=/opt/venv/bin:$PATH' > /etc/profile.d/" in setup
     # Heads of `ray up` talk to the cloud.
     assert {"boto3", "google-api-python-client"} <= set(pins("train-cpu"))
+
+
+def test_images_send_no_usage_statistics() -> None:
+    for name in NAMES:
+        assert "RAY_USAGE_STATS_ENABLED=0" in " ".join(stages(name)[-1].arguments("ENV"))
 
 
 def test_images_for_gpus_ask_for_them() -> None:

@@ -28,7 +28,6 @@ def cluster() -> Iterator[HeadNode]:
 
 
 def picpoint(cluster: HeadNode, *words: object, token: bool = True) -> "subprocess.Popen[str]":
-    # Without PYTHONPATH on the cluster, its code is what was sent.
     environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
     environment |= cluster.access if token else cluster.without_token
     return subprocess.Popen(
