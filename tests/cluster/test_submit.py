@@ -14,9 +14,6 @@ from job_api import LOG, JobApi, serve
 from omegaconf import OmegaConf
 
 from cluster.app import main
-from cluster.clear_text import refuse_secrets
-from cluster.cluster_address import find_address, find_token, is_loopback
-from cluster.compose import ConfigError
 from cluster.submission import digest
 from cluster.submit import SUBMITTED
 
@@ -126,14 +123,6 @@ def test_the_address_that_was_checked_is_the_one_that_is_sent_to(
     assert "--unset=RAY_API_SERVER_ADDRESS" in capsys.readouterr().out
 
 
-def test_the_environment_names_the_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert find_address("", insecure=False).url == "http://127.0.0.1:8265"
-    monkeypatch.setenv("RAY_ADDRESS", "https://one")
-    assert find_address("", insecure=False).url == "https://one"
-    monkeypatch.setenv("RAY_API_SERVER_ADDRESS", "https://two/ray/")
-    assert find_address("", insecure=False).url == "https://two/ray"
-
-
 def test_metadata_tell_job_and_overrides(api: JobApi) -> None:
     assert main([*REPORT, "--address", api.at_loopback, "--no-wait"]) == 0
     (sent,) = api.sent
@@ -222,122 +211,6 @@ def test_jobs_are_listed_only_where_they_could_be_submitted(
 ) -> None:
     code, _ = complaint(["jobs", "list", "--address", api.elsewhere], capsys)
     assert (code, api.asked) == (2, [])
-
-
-@pytest.mark.parametrize(
-    ("host", "expected"),
-    [
-        ("127.0.0.1", True),
-        ("127.8.9.1", True),
-        ("::1", True),
-        ("localhost", True),
-        ("0.0.0.0", False),
-        ("10.0.0.1", False),
-        ("localhost.example.com", False),
-        ("head-svc", False),
-    ],
-)
-def test_only_this_machine_is_loopback(host: str, expected: bool) -> None:
-    assert is_loopback(host) is expected
-
-
-@pytest.mark.parametrize(
-    "address", ["auto", "10.0.0.1:6379", "ray://host:10001", "http://", "http://u:p@host", "[::1"]
-)
-def test_other_addresses_are_refused(address: str) -> None:
-    with pytest.raises(ConfigError) as raised:
-        find_address(address, insecure=True)
-    assert "p@host" not in str(raised.value)
-
-
-def test_a_token_is_found_where_ray_finds_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert find_token() is None
-    (tmp_path / ".ray").mkdir()
-    (tmp_path / ".ray" / "auth_token").write_text("of home\n")
-    assert find_token() == "of home"
-    (tmp_path / "token").write_text("of a file\n")
-    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path / "token"))
-    assert find_token() == "of a file"
-    monkeypatch.setenv("RAY_AUTH_TOKEN", "of the environment")
-    assert find_token() == "of the environment"
-    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
-    assert find_token() is None
-    monkeypatch.delenv("RAY_AUTH_MODE")
-    monkeypatch.delenv("RAY_AUTH_TOKEN")
-    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path / "none"))
-    with pytest.raises(ConfigError, match="no token in that file"):
-        find_token()
-
-
-def test_headers_of_a_proxy_are_sent_and_malformed_ones_refused(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setenv("RAY_AUTH_TOKEN", "t0ken")
-    monkeypatch.setenv("RAY_JOB_HEADERS", '{"X-Proxy": "me"}')
-    address = find_address("", insecure=False)
-    assert address.headers == {"X-Proxy": "me", "Authorization": "Bearer t0ken"}
-    assert "t0ken" not in repr(address)
-    monkeypatch.setenv("RAY_JOB_HEADERS", '{"authorization": "Bearer other"}')
-    assert find_address("", insecure=False).headers == {"authorization": "Bearer other"}
-    for malformed in ("X-Proxy: me", "[]", '{"X-Proxy": 1}'):
-        monkeypatch.setenv("RAY_JOB_HEADERS", malformed)
-        with pytest.raises(ConfigError, match="RAY_JOB_HEADERS"):
-            find_address("", insecure=False)
-
-
-# Put together here, so that nobody's scanner takes them for real.
-AWS_KEY = "AKIA" + "ABCDEFGHIJKLMNOP"
-HF_KEY = "hf_" + "abcdefghijklmnopqrstuvwx"
-
-
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        ("AWS_SECRET_ACCESS_KEY", "x"),
-        ("AWS_SESSION_TOKEN", "x"),
-        ("WANDB_API_KEY", "x"),
-        ("HF_TOKEN", "x"),
-        ("db_password", "x"),
-        ("HARMLESS", AWS_KEY),
-        ("HARMLESS", HF_KEY),
-        ("HARMLESS", "-----BEGIN RSA PRIVATE KEY-----"),
-        ("MLFLOW_TRACKING_URI", "https://me:hunter2@mlflow.example.com"),
-    ],
-)
-def test_secrets_are_refused_and_not_repeated(name: str, value: str) -> None:
-    with pytest.raises(ConfigError) as raised:
-        refuse_secrets({name: value}, [])
-    assert value == "x" or value not in str(raised.value)
-
-
-@pytest.mark.parametrize(
-    "override",
-    [
-        "out=s3://key:hunter2@bucket/o",
-        "runs=[/a,https://me:hunter2@host/b]",
-        f"checkpoints={HF_KEY}",
-        "source=https://b.s3.amazonaws.com/m.csv?X-Amz-Signature=0",
-    ],
-)
-def test_secrets_in_overrides_are_refused(override: str) -> None:
-    with pytest.raises(ConfigError, match="entry points in clear"):
-        refuse_secrets({}, ["python", override])
-
-
-def test_what_is_no_secret_is_let_through() -> None:
-    refuse_secrets(
-        {
-            "TOKENIZERS_PARALLELISM": "false",
-            "GOOGLE_APPLICATION_CREDENTIALS": "/var/run/secrets/key.json",
-            "AWS_WEB_IDENTITY_TOKEN_FILE": "/var/run/secrets/token",
-            "AWS_REGION": "eu-west-1",
-            "MLFLOW_TRACKING_URI": "https://mlflow.example.com",
-            "KEYBOARD": "us",
-        },
-        ["python", "-m", "cluster.app", "pretrain", "out=s3://bucket/hf_run", "data.rig=file:a@0"],
-    )
 
 
 @pytest.mark.parametrize(
