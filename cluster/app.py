@@ -2,6 +2,8 @@
 
     picpoint JOB [KEY=VALUE ...] [--cfg] [--dry-run]
         JOB: render, cache-features, pretrain, finetune, probe, evaluate, report, export or demo
+    picpoint submit JOB [KEY=VALUE ...] [--address URL] [--working-dir DIR | --image IMAGE]
+    picpoint jobs list|logs|stop [ID] [--address URL]
     picpoint shards inspect|verify|stats DIR
     picpoint data prepare NAME --from PATH --out DIR
     picpoint import-weights FILE OUT [point_encoder=NAME ...]
@@ -9,8 +11,8 @@
     picpoint flops
 
 Exit codes: 0 done; 1 a fault of picpoint; 2 a wrong command, key or value, or results in the way;
-3 something is missing; 4 data is broken; 5 cannot be read or written; 6 training or its evaluation
-failed; 130 stopped by Ctrl-C.
+3 something is missing; 4 data is broken; 5 cannot be read, written or reached; 6 training or its
+evaluation failed; 130 stopped by Ctrl-C. `submit` ends with the code of the job.
 """
 
 import argparse
@@ -21,8 +23,12 @@ import sys
 import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
+from types import ModuleType
+
+from omegaconf import DictConfig
 
 from cluster.compose import ConfigError, compose_config, load_job, to_yaml
+from cluster.submit import add_parsers, manage, overrides_for_cluster, submit
 from picpoint.datasets.names import CLOUDS_PER_SHARD, DATASET_NAMES
 
 
@@ -79,7 +85,7 @@ _COMMANDS = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and give its exit code."""
-    options = _parser().parse_args(arguments)
+    options = _parse(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
@@ -132,23 +138,45 @@ def _run(options: argparse.Namespace) -> int:
             from cluster.import_weights import main as import_main
 
             return import_main(options.file, options.out, options.overrides, options.initialise)
+        case "submit":
+            overrides = overrides_for_cluster(options.job, options.overrides)
+            config = compose_config(options.job.replace("-", "_"), overrides)
+            _load(options.job, config)
+            return submit(options.job, overrides, config, options)
+        case "jobs":
+            return manage(options)
         case command:
             return _run_job(command, options)
 
 
 def _run_job(name: str, options: argparse.Namespace) -> int:
-    module_name = name.replace("-", "_")
-    config = compose_config(module_name, options.overrides)
+    config = compose_config(name.replace("-", "_"), options.overrides)
     if options.cfg:
         print(to_yaml(config), end="")
         return 0
-    module = importlib.import_module(f"cluster.jobs.{module_name}")
-    job = load_job(getattr(module, _COMMANDS[name].job), config)
+    module, job = _load(name, config)
     if options.dry_run:
         print("\n".join(module.describe(job)))
         return 0
     module.run(job)
     return 0
+
+
+def _load(name: str, config: DictConfig) -> tuple[ModuleType, object]:
+    """Give the module of a job and its settings, checked."""
+    module = importlib.import_module(f"cluster.jobs.{name.replace('-', '_')}")
+    return module, load_job(getattr(module, _COMMANDS[name].job), config)
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Parse a command line; overrides may stand before and after options."""
+    parser = _parser()
+    options, rest = parser.parse_known_args(arguments)
+    if rest and (any(word.startswith("-") for word in rest) or "overrides" not in options):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:
+        options.overrides += rest
+    return options
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -173,6 +201,7 @@ def _parser() -> argparse.ArgumentParser:
         "arguments", nargs=argparse.REMAINDER, metavar="DIR ...", help="folder or URL, options"
     )
     _add_data(commands)
+    add_parsers(commands)
     _add_import_weights(commands)
     commands.add_parser("flops", help="parameters, FLOPs and clouds per second of the encoders")
     doctor = commands.add_parser("doctor", help="say what is present, what is not, and what to do")

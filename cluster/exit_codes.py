@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from cluster.compose import ConfigError
 from cluster.fleet import WorkerDiedError
+from cluster.jobs_client import ClusterError
 from cluster.record import RunExistsError
 from picpoint.data.dataset import DatasetError
 from picpoint.data.views import NotStoredError
@@ -73,6 +74,7 @@ _CODES: tuple[tuple[type[BaseException], int], ...] = (
     (ProbeError, 6),
     (OSError, 5),
     (WorkerDiedError, 5),
+    (ClusterError, 5),
     (ChildStartError, 5),
     (KeyboardInterrupt, INTERRUPTED),
 )

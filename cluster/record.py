@@ -3,6 +3,7 @@
 import dataclasses
 import importlib.metadata
 import json
+import os
 import platform
 import subprocess
 import time
@@ -15,6 +16,9 @@ import yaml
 
 from shards.errors import AlreadyInStoreError, NotFoundInStoreError
 from shards.store import open_store, put_once
+
+# Where picpoint's packages lie; the repository where there is one.
+SOURCE_TREE = Path(__file__).resolve().parent.parent
 
 _PACKAGES = ("picpoint", "torch", "torchvision", "ray", "numpy", "numba", "webdataset", "pyarrow")
 
@@ -123,16 +127,16 @@ def versions() -> dict[str, str]:
 def commit() -> str:
     """Give the commit of picpoint's source tree, marked when it has changes.
 
-    `unknown` where picpoint is installed without its repository; a repository that it is merely
-    installed inside is not its own.
+    A repository that it is merely installed inside is not its own. Without one, as on a cluster and
+    in an image, what PICPOINT_COMMIT says, or `unknown`.
     """
-    root = Path(__file__).resolve().parent.parent
+    elsewhere = os.environ.get("PICPOINT_COMMIT") or "unknown"
     try:
-        if Path(_git(root, "rev-parse", "--show-toplevel")).resolve() != root:
-            return "unknown"
-        return _git(root, "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*")
+        if Path(_git(SOURCE_TREE, "rev-parse", "--show-toplevel")).resolve() != SOURCE_TREE:
+            return elsewhere
+        return _git(SOURCE_TREE, "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*")
     except (OSError, subprocess.CalledProcessError):
-        return "unknown"
+        return elsewhere
 
 
 def _git(folder: Path, *arguments: str) -> str:

@@ -59,7 +59,7 @@ def growing_cluster(max_nodes: int, idle_minutes: float) -> Generator[tuple[str,
         )
         yield f"127.0.0.1:{_PORT}", access
     finally:
-        for pid in _processes_of(folder):
+        for pid in processes_of(folder):
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         shutil.rmtree(folder, ignore_errors=True)
@@ -97,7 +97,7 @@ def _config(max_nodes: int, idle_minutes: float) -> dict[str, object]:
     }
 
 
-def _processes_of(folder: Path) -> list[int]:
+def processes_of(folder: Path) -> list[int]:
     """Processes of the cluster: Ray tells each of them its folder."""
     found = []
     for process in Path("/proc").glob("[0-9]*"):

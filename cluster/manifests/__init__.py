@@ -1,0 +1,1 @@
+"""How clusters for picpoint look: one description (source.py), as YAML for each platform."""
