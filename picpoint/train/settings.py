@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from picpoint.data.config import DataConfig
-from picpoint.data.split import held_out
+from picpoint.data.split import split_shapes
 from picpoint.encoders.image import ImageEncoderConfig
 from picpoint.heads.projection import ProjectionConfig
 from picpoint.losses.info_nce import LossConfig
@@ -162,7 +162,7 @@ def plan_run(
     Raises:
         PlanError: there are fewer samples than one global batch.
     """
-    selection = np.flatnonzero(~held_out(manifest, config.data.holdout))
+    selection = np.flatnonzero(split_shapes(manifest, config.data.holdout).train)
     if len(selection) < config.global_batch:
         raise PlanError(
             f"global_batch={config.global_batch}: {config.data.shards} holds only "
