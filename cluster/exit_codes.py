@@ -7,8 +7,8 @@ from cluster.fleet import WorkerDiedError
 from cluster.record import RunExistsError
 from picpoint.data.views import NotStoredError
 from picpoint.encoders.image_weights import MissingWeightsError
-from picpoint.evaluate.encoded import ProbeError
 from picpoint.evaluate.results import ResultsError
+from picpoint.linear_probe import ProbeError
 from picpoint.optional import MissingPackageError
 from picpoint.render.limited import ChildStartError
 from picpoint.render.meshes import MeshError
