@@ -15,9 +15,11 @@ from cluster.progress import ProgressLine
 from cluster.record import done_stage, keep_or_start, plain
 from cluster.runtime import RuntimeConfig, run_on_local_processes, run_on_ray
 from cluster.trackers import TrackerName, Trackers
+from picpoint.train.background_probe import PROBE_FILE
 from picpoint.train.claim import check_owner, owner_of
 from picpoint.train.log import LOG_FILE
 from picpoint.train.pretrain import STOP_FILE
+from picpoint.train.probe_shapes import ProbeShapes, choose_probe_shapes
 from picpoint.train.restore import named_checkpoint, own_checkpoint
 from picpoint.train.settings import (
     FOUND_OUT,
@@ -26,12 +28,12 @@ from picpoint.train.settings import (
     plan_run,
     rows_of_ranks,
 )
-from shards.manifest import load_manifest
+from shards.manifest import Manifest, load_manifest
 from shards.plan import ReadPlan
 
 # What may differ when a run goes on.
 _MOOT = (
-    *("out", "resume", "runtime", "trackers", "micro_batch"),
+    *("out", "resume", "runtime", "trackers", "micro_batch", "probe"),
     *("log_every", "checkpoint_every", "keep_checkpoints", "milestone_every"),
 )
 
@@ -73,8 +75,9 @@ class PretrainJob(PretrainConfig):
 def describe(job: PretrainJob) -> list[str]:
     """Say what would be read, run and written."""
     manifest = load_manifest(job.data.shards)
-    plan, selection = plan_run(job, manifest)
+    plan, selection = plan_run(job.training, manifest)
     rows = rows_of_ranks(plan, job.ghost_batch, max(1, job.runtime.num_workers))
+    probe = _probe_shapes(job, manifest)
     return [
         f"read   {len(selection)} of {manifest.num_samples} shapes from {job.data.shards} "
         f"({manifest.num_samples - len(selection)} held out)",
@@ -82,6 +85,14 @@ def describe(job: PretrainJob) -> list[str]:
         f"{job.epochs} epochs of {plan.batches_per_epoch} steps, global batch "
         f"{job.global_batch} as {' + '.join(map(str, rows))} over {len(rows)} ranks "
         f"({job.runtime.name})",
+        *(
+            [
+                f"probe  every {job.probe.every} samples: {len(probe.validation)} shapes of the "
+                f"{probe.split} named by {len(probe.train)}"
+            ]
+            if probe
+            else []
+        ),
         f"write  {LOG_FILE} to {job.out}, checkpoints to {job.checkpoints_of(Path(job.out))}",
     ]
 
@@ -91,11 +102,13 @@ def run(job: PretrainJob) -> None:
 
     Raises:
         KeyboardInterrupt: the run was stopped; its checkpoint is written.
-        CheckpointError, ClaimError, ShardError, MissingWeightsError, NonFiniteLossError: as
-            `pretrain`.
+        CheckpointError, ClaimError, ProbeError, ShardError, MissingWeightsError,
+            NonFiniteLossError: as `pretrain`.
     """
     out = Path(job.out)
-    plan, _ = plan_run(job.training, load_manifest(job.data.shards))
+    manifest = load_manifest(job.data.shards)
+    plan, _ = plan_run(job.training, manifest)
+    _probe_shapes(job, manifest)
     # Before anything is written: a record of this run would stand in the way of its mending.
     check_owner(job.checkpoints_of(out), owner_of(out, job.checkpoints))
     is_done = done_stage(job.out, "pretrain") is not None
@@ -115,19 +128,35 @@ def run(job: PretrainJob) -> None:
     ):
         # In a thread of its own, because Ray Train would answer Ctrl-C by killing its workers.
         running = thread.submit(run_workers, job)
-        log = _follow(out / LOG_FILE)
-        is_done = False
+        log, probes = _follow(out / LOG_FILE), _follow(out / PROBE_FILE)
+        is_done, summary, probed = False, "", ""
         while not is_done:
             is_done = not concurrent.futures.wait([running], timeout=0.2).not_done
             for line in next(log):
-                progress.show(_summary(line))
                 trackers.log(json.loads(line))
+                summary = _summary(line)
+                progress.show(summary + probed)
+            for line in next(probes):
+                trackers.log_probe(json.loads(line))
+                probed = _probed(line)
+                progress.show(summary + probed)
         running.result()
     if (out / STOP_FILE).exists():
         raise KeyboardInterrupt(
             f"stopped; its checkpoint is in {job.checkpoints_of(out)}; the same command goes on"
         )
     stage.finish()
+
+
+def _probe_shapes(job: PretrainJob, manifest: Manifest) -> ProbeShapes | None:
+    """Choose whom the run is probed on, if it is.
+
+    Raises:
+        ProbeError: there are too few.
+    """
+    if job.probe.every == 0:
+        return None
+    return choose_probe_shapes(manifest, job.data.holdout, job.probe, job.ghost_batch)
 
 
 def _resumed_at(job: PretrainJob, plan: ReadPlan) -> int:
@@ -182,3 +211,8 @@ def _summary(line: str) -> str:
         f"global {report['loss_pooled']:.3f} ({report['pooled_top1']:.0%})  "
         f"ETA {report['eta_s']:.0f} s"
     )
+
+
+def _probed(line: str) -> str:
+    report = json.loads(line)
+    return f"  probe {report['accuracy']:.1%} (step {report['step']})"

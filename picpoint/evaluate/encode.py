@@ -16,7 +16,7 @@ from picpoint.data.split import split_shapes
 from picpoint.data.views import choose_views, stored_views
 from picpoint.evaluate.encoded import UNLABELLED, EncodedShapes
 from picpoint.model import PretrainModel
-from picpoint.ops.ghost_norm import GhostBatchNorm, update_running_statistics
+from picpoint.train.calibrate import calibrate, deal_to_ghosts
 from picpoint.train.checkpoint import Checkpoint, CheckpointError, newest_checkpoint
 from picpoint.train.image_source import Teacher, open_teacher
 from picpoint.train.precision import resolve_precision
@@ -126,10 +126,10 @@ def encode_run(
     told_of = np.flatnonzero(~split.validation)  # neither seen nor of the test
     shapes = _read_shapes(run, reader, told_of, teacher, config, device)
     held_out = split.test[told_of]
-    calibrating = _whole_ghosts(held_out, run.ghost_batch, run.seed)
+    dealt = deal_to_ghosts(np.flatnonzero(~held_out), run.ghost_batch, run.seed)
     encoded = []
     for network in (trained.model, untrained.model):
-        _calibrate(network, shapes, torch.from_numpy(calibrating), device)
+        calibrate(network, lambda rows, of=network: _embed(of, shapes, rows, device), dealt)
         rows = _encode(network.eval(), shapes, config.batch_size, device)
         encoded.append(_describe(rows, reader.manifest, told_of, held_out))
     return EncodedPair(*encoded)
@@ -177,31 +177,6 @@ def _read_shapes(
         points.append(batch.points)
         pictures.append(teacher.features(move_batch(batch, device)).pooled.float().cpu())
     return _Shapes(points=torch.cat(points), pictures=torch.cat(pictures))
-
-
-def _whole_ghosts(
-    held_out: Bool[np.ndarray, " n"], ghost_batch: int, seed: int
-) -> Int64[np.ndarray, " m"]:
-    """Deal as many pre-training shapes as fill whole ghost batches.
-
-    They are shuffled, because a manifest may be sorted by class and a ghost batch of one class has
-    the statistics of that class.
-    """
-    seen = np.random.default_rng(seed).permutation(np.flatnonzero(~held_out))
-    return seen[: len(seen) // ghost_batch * ghost_batch]
-
-
-def _calibrate(
-    model: PretrainModel, shapes: _Shapes, dealt: Int64[Tensor, " m"], device: torch.device
-) -> None:
-    """Set the statistics that an evaluation uses to their averages over ghost batches."""
-    norms = [module for module in model.modules() if isinstance(module, GhostBatchNorm)]
-    model.train()
-    for rows in dealt.split(norms[0].ghost_batch):
-        _embed(model, shapes, rows, device)
-    for norm in norms:
-        norm.momentum = 1.0
-    update_running_statistics(model)
 
 
 def _encode(model: PretrainModel, shapes: _Shapes, batch_size: int, device: torch.device) -> _Rows:

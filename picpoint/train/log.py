@@ -65,8 +65,10 @@ def write_report(log: TextIO, report: StepReport) -> None:
 
 
 @contextlib.contextmanager
-def open_log(run_dir: Path, rank: int, samples_seen: int) -> Generator[TextIO]:
-    """Open the log for appending, without the lines that a restart takes back.
+def open_log(
+    run_dir: Path, rank: int, samples_seen: int, name: str = LOG_FILE
+) -> Generator[TextIO]:
+    """Open a log for appending, without the lines that a restart takes back.
 
     Raises:
         CheckpointError: a line other than the last is broken.
@@ -75,7 +77,7 @@ def open_log(run_dir: Path, rank: int, samples_seen: int) -> Generator[TextIO]:
         with io.StringIO() as nowhere:
             yield nowhere
         return
-    path = run_dir / LOG_FILE
+    path = run_dir / name
     stored = path.read_text() if path.exists() else ""
     publish_text("".join(f"{line}\n" for line in _kept(stored, samples_seen, path)), path)
     with path.open("a") as log:
@@ -96,3 +98,8 @@ def _kept(stored: str, samples_seen: int, path: Path) -> Iterator[str]:
             ) from error
         if position <= samples_seen:
             yield line
+
+
+def positions(path: Path) -> frozenset[int]:
+    """Give the positions that an open log has lines of."""
+    return frozenset(json.loads(line)["samples_seen"] for line in path.read_text().splitlines())
