@@ -10,8 +10,8 @@ from picpoint.data.dataset import DatasetError
 from picpoint.data.views import NotStoredError
 from picpoint.datasets.source import BrokenDataError, MissingDataError
 from picpoint.encoders.image_weights import MissingWeightsError
-from picpoint.evaluate.encoded import ProbeError
 from picpoint.evaluate.results import ResultsError
+from picpoint.linear_probe import ProbeError
 from picpoint.optional import MissingPackageError
 from picpoint.render.limited import ChildStartError
 from picpoint.render.meshes import MeshError
@@ -95,12 +95,14 @@ def exit_code(error: BaseException) -> tuple[int, str]:
 
 def would_fail_again(error: BaseException) -> bool:
     """Tell whether an error is of the settings or the data, not of lost processes or networks."""
-    of_the_moment = (WorkerDiedError, TransientStoreError, OSError)
-    kinds = tuple(kind for kind, _ in _CODES if kind not in of_the_moment)
-    return any(
-        isinstance(inner, kinds) and not isinstance(inner, of_the_moment)
-        for inner in _unwrap(error)
-    )
+    return any(_is_lasting(inner) for inner in _unwrap(error))
+
+
+def _is_lasting(error: BaseException) -> bool:
+    """Tell it by the class that decides the exit code: a missing weight file is an OSError, too."""
+    kind = next((kind for kind, _ in _CODES if isinstance(error, kind)), None)
+    of_the_moment = (None, WorkerDiedError, OSError)
+    return kind not in of_the_moment and not isinstance(error, TransientStoreError)
 
 
 def _unwrap(error: BaseException) -> Iterator[BaseException]:

@@ -18,6 +18,8 @@ TrackerName = Literal["tensorboard", "mlflow", "wandb"]
 
 # What tells where the run stands, and is no figure of its own.
 _POSITION = ("step", "total_steps")
+# What of a probe is a figure.
+_PROBED = ("accuracy", "seconds")
 
 
 class Tracker(Protocol):
@@ -50,6 +52,7 @@ class Trackers:
         resumed_at: int,
     ) -> None:
         self._last_step = resumed_at
+        self._last_probe = resumed_at - 1  # of the step itself there is one only if it was lost
         self._trackers: dict[TrackerName, Tracker] = {}
         for name in names:
             self._trackers[name] = _open_tracker(name, out, settings, resumed_at)
@@ -67,7 +70,17 @@ class Trackers:
         if step <= self._last_step:
             return
         self._last_step = step
-        figures = {name: value for name, value in report.items() if name not in _POSITION}
+        self._send(step, {name: value for name, value in report.items() if name not in _POSITION})
+
+    def log_probe(self, report: Mapping[str, Any]) -> None:
+        """Pass on one line of the probes, once; it comes later than the log lines of its step."""
+        step = int(report["step"])
+        if step <= self._last_probe:
+            return
+        self._last_probe = step
+        self._send(step, {f"probe_{name}": float(report[name]) for name in _PROBED})
+
+    def _send(self, step: int, figures: Mapping[str, float]) -> None:
         for name in list(self._trackers):
             self._try(name, lambda tracker: tracker.log(step, figures))
 
@@ -136,9 +149,13 @@ class _WeightsAndBiases:
             config=_flat(settings),
             mode=os.environ.get("WANDB_MODE", "online" if has_account else "offline"),
         )
+        self._last_step = 0
 
     def log(self, step: int, figures: Mapping[str, float]) -> None:
-        self._run.log(dict(figures), step=step)
+        if step < self._last_step:  # it takes figures of the newest step only
+            figures = {**figures, "probe_step": step}
+        self._last_step = max(step, self._last_step)
+        self._run.log(dict(figures), step=self._last_step)
 
     def close(self) -> None:
         self._run.finish()

@@ -14,6 +14,7 @@ from cluster.progress import ProgressLine
 from cluster.record import plain
 from cluster.runtime import RankedJob, run_on_local_processes, run_on_ray
 from cluster.trackers import TrackerName, Trackers
+from picpoint.train.background_probe import PROBE_FILE
 from picpoint.train.log import LOG_FILE
 from picpoint.train.stop import STOP_FILE
 
@@ -32,6 +33,7 @@ def train_to_the_end(
     checkpoints: str,
     summarise: Callable[[Mapping[str, float]], str],
     resumed_at: int,
+    summarise_probe: Callable[[Mapping[str, float]], str] = lambda report: "",
 ) -> None:
     """Run the ranks of a job and show their log, until the end or until Ctrl-C.
 
@@ -40,6 +42,7 @@ def train_to_the_end(
         checkpoints: folder or URL of its checkpoints, for messages.
         summarise: makes a line of progress of a line of the log.
         resumed_at: step that the run goes on from.
+        summarise_probe: adds to that what a line of its probes says, where it has any.
 
     Raises:
         KeyboardInterrupt: the run was stopped; its checkpoint is written.
@@ -56,14 +59,20 @@ def train_to_the_end(
     ):
         # In a thread of its own, because Ray Train would answer Ctrl-C by killing its workers.
         running = thread.submit(run_workers, job)
-        log = _follow(out / LOG_FILE)
-        is_done = False
+        log, probes = _follow(out / LOG_FILE), _follow(out / PROBE_FILE)
+        is_done, summary, probed = False, "", ""
         while not is_done:
             is_done = not concurrent.futures.wait([running], timeout=0.2).not_done
             for line in next(log):
                 report = json.loads(line)
-                progress.show(summarise(report))
                 trackers.log(report)
+                summary = summarise(report)
+                progress.show(summary + probed)
+            for line in next(probes):
+                report = json.loads(line)
+                trackers.log_probe(report)
+                probed = summarise_probe(report)
+                progress.show(summary + probed)
         running.result()
     if (out / STOP_FILE).exists():
         raise KeyboardInterrupt(

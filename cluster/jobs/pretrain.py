@@ -14,6 +14,7 @@ from cluster.training import train_to_the_end
 from picpoint.train.claim import check_owner, owner_of
 from picpoint.train.log import LOG_FILE, StepReport
 from picpoint.train.pretrain import pretrain
+from picpoint.train.probe_shapes import ProbeShapes, choose_probe_shapes
 from picpoint.train.restore import named_checkpoint, own_checkpoint
 from picpoint.train.settings import (
     FOUND_OUT,
@@ -22,12 +23,12 @@ from picpoint.train.settings import (
     plan_run,
     rows_of_ranks,
 )
-from shards.manifest import load_manifest
+from shards.manifest import Manifest, load_manifest
 from shards.plan import ReadPlan
 
 # What may differ when a run goes on.
 _MOOT = (
-    *("out", "resume", "runtime", "trackers", "micro_batch"),
+    *("out", "resume", "runtime", "trackers", "micro_batch", "probe"),
     *("log_every", "checkpoint_every", "keep_checkpoints", "milestone_every"),
 )
 
@@ -94,8 +95,9 @@ class PretrainJob(PretrainConfig):
 def describe(job: PretrainJob) -> list[str]:
     """Say what would be read, run and written."""
     manifest = load_manifest(job.data.shards)
-    plan, selection = plan_run(job, manifest)
+    plan, selection = plan_run(job.training, manifest)
     rows = rows_of_ranks(plan, job.ghost_batch, max(1, job.runtime.num_workers))
+    probe = _probe_shapes(job, manifest)
     return [
         f"read   {len(selection)} of {manifest.num_samples} shapes from {job.data.shards} "
         f"({manifest.num_samples - len(selection)} held out)",
@@ -103,6 +105,14 @@ def describe(job: PretrainJob) -> list[str]:
         f"{job.epochs} epochs of {plan.batches_per_epoch} steps, global batch "
         f"{job.global_batch} as {' + '.join(map(str, rows))} over {len(rows)} ranks "
         f"({job.runtime.name})",
+        *(
+            [
+                f"probe  every {job.probe.every} samples: {len(probe.validation)} shapes of the "
+                f"{probe.split} named by {len(probe.train)}"
+            ]
+            if probe
+            else []
+        ),
         f"write  {LOG_FILE} to {job.out}, checkpoints to {job.checkpoints_of(Path(job.out))}",
     ]
 
@@ -112,11 +122,13 @@ def run(job: PretrainJob) -> None:
 
     Raises:
         KeyboardInterrupt: the run was stopped; its checkpoint is written.
-        CheckpointError, ClaimError, ShardError, MissingWeightsError, NonFiniteLossError: as
-            `pretrain`.
+        CheckpointError, ClaimError, ProbeError, ShardError, MissingWeightsError,
+            NonFiniteLossError: as `pretrain`.
     """
     out = Path(job.out)
-    plan, _ = plan_run(job.training, load_manifest(job.data.shards))
+    manifest = load_manifest(job.data.shards)
+    plan, _ = plan_run(job.training, manifest)
+    _probe_shapes(job, manifest)
     # Before anything is written: a record of this run would stand in the way of its mending.
     check_owner(job.checkpoints_of(out), owner_of(out, job.checkpoints))
     is_done = done_stage(job.out, "pretrain") is not None
@@ -126,8 +138,19 @@ def run(job: PretrainJob) -> None:
         return
     # From here on, whoever begins again goes on.
     job = dataclasses.replace(job, resume="auto" if job.resume_from == "never" else job.resume)
-    train_to_the_end(job, job.checkpoints_of(out), _summary, resumed_at)
+    train_to_the_end(job, job.checkpoints_of(out), _summary, resumed_at, _probed)
     stage.finish()
+
+
+def _probe_shapes(job: PretrainJob, manifest: Manifest) -> ProbeShapes | None:
+    """Choose whom the run is probed on, if it is.
+
+    Raises:
+        ProbeError: there are too few.
+    """
+    if job.probe.every == 0:
+        return None
+    return choose_probe_shapes(manifest, job.data.holdout, job.probe, job.ghost_batch)
 
 
 def _resumed_at(job: PretrainJob, plan: ReadPlan) -> int:
@@ -150,3 +173,7 @@ def _summary(report: Mapping[str, float]) -> str:
         f"global {report['loss_pooled']:.3f} ({report['pooled_top1']:.0%})  "
         f"ETA {report['eta_s']:.0f} s"
     )
+
+
+def _probed(report: Mapping[str, float]) -> str:
+    return f"  probe {report['accuracy']:.1%} (step {report['step']})"

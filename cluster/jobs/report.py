@@ -95,8 +95,10 @@ def _contact_sheet(
     _, first_of_class = np.unique(shapes.labels[rows], return_index=True)
     chosen = rows[np.sort(first_of_class)][:num_shapes]
     views = choose_views(stored_views(reader), config.data.rig, 0)[:4].tolist()
+    row_of = _rows_of_keys(reader)
+    stored = np.array([row_of[shapes.keys[row]] for row in chosen.tolist()], dtype=np.int64)
     batches = evaluation_batches(
-        reader, chosen, config.data, config.data.num_points, len(chosen), views
+        reader, stored, config.data, config.data.num_points, len(chosen), views
     )
     return tuple(
         AnnotatedPicture(
@@ -111,8 +113,7 @@ def _contact_sheet(
 
 
 def _thumbnails(reader: ShardReader, keys: Sequence[str]) -> dict[str, UInt8[np.ndarray, "S S 3"]]:
-    (stored,) = reader.manifest.read_texts("key")
-    row_of = {key: row for row, key in enumerate(stored)}
+    row_of = _rows_of_keys(reader)
     # The camera that looks most nearly from the front right, a little from above.
     view = int(np.argmax(stored_views(reader).cameras.positions @ np.array([1.0, 1.0, 2.0])))
     pictures = {}
@@ -121,3 +122,9 @@ def _thumbnails(reader: ShardReader, keys: Sequence[str]) -> dict[str, UInt8[np.
         assert sample is not None, "a reader that fails on corrupt samples gives no None"
         pictures[key] = decode_picture(sample.pictures[view])
     return pictures
+
+
+def _rows_of_keys(reader: ShardReader) -> dict[str, int]:
+    """Find shapes in the manifest; an evaluation may tell of some of them only."""
+    (stored,) = reader.manifest.read_texts("key")
+    return {key: row for row, key in enumerate(stored)}

@@ -12,10 +12,11 @@ from torch import Tensor
 
 from picpoint.batch import ImageFeatures, move_batch
 from picpoint.data.pairs import evaluation_batches
+from picpoint.data.split import split_shapes
 from picpoint.data.views import choose_views, stored_views
 from picpoint.evaluate.encoded import UNLABELLED, EncodedShapes
 from picpoint.model import PretrainModel
-from picpoint.ops.ghost_norm import GhostBatchNorm, update_running_statistics
+from picpoint.train.calibrate import calibrate, deal_to_ghosts
 from picpoint.train.checkpoint import Checkpoint, CheckpointError, newest_checkpoint
 from picpoint.train.image_source import Teacher, open_teacher
 from picpoint.train.precision import resolve_precision
@@ -85,7 +86,9 @@ class _Rows:
 def encode_run(
     run: PretrainConfig, run_dir: Path, config: EncodeConfig, device: torch.device
 ) -> EncodedPair:
-    """Encode every shape with a run's newest checkpoint and with its network as it was at first.
+    """Encode shapes with a run's newest checkpoint and with its network as it was at first.
+
+    All shapes but those of a validation fold: they were not trained on, and are not of the test.
 
     Both networks get BatchNorm statistics of the pre-training shapes, taken the same way: unmoved
     clouds, dealt to ghost batches by the run's seed, plain averages. Without that the comparison
@@ -105,7 +108,7 @@ def encode_run(
     reader = ShardReader(data.shards, members=PAIRING, columns=columns, cache=data.cache)
     teacher = open_teacher(data, run.image_encoder, reader.manifest, device)
     image = teacher.source
-    plan, selection = plan_run(run, reader.manifest)
+    plan, _ = plan_run(run, reader.manifest)
     checkpoint = _checkpoint_of(
         run.checkpoints_of(run_dir), run.epochs * plan.samples_per_epoch, config.unfinished
     )
@@ -119,15 +122,16 @@ def encode_run(
 
     trained, untrained = initial(), initial()
     take_over(trained, checkpoint)
-    shapes = _read_shapes(run, reader, teacher, config, device)
-    held_out = np.ones(len(shapes.points), dtype=bool)
-    held_out[selection] = False
-    calibrating = _whole_ghosts(held_out, run.ghost_batch, run.seed)
+    split = split_shapes(reader.manifest, run.data.holdout)
+    told_of = np.flatnonzero(~split.validation)  # neither seen nor of the test
+    shapes = _read_shapes(run, reader, told_of, teacher, config, device)
+    held_out = split.test[told_of]
+    dealt = deal_to_ghosts(np.flatnonzero(~held_out), run.ghost_batch, run.seed)
     encoded = []
     for network in (trained.model, untrained.model):
-        _calibrate(network, shapes, torch.from_numpy(calibrating), device)
+        calibrate(network, lambda rows, of=network: _embed(of, shapes, rows, device), dealt)
         rows = _encode(network.eval(), shapes, config.batch_size, device)
-        encoded.append(_describe(rows, reader.manifest, held_out))
+        encoded.append(_describe(rows, reader.manifest, told_of, held_out))
     return EncodedPair(*encoded)
 
 
@@ -154,50 +158,25 @@ def _checkpoint_of(folder: str, total_samples: int, unfinished: bool) -> Checkpo
 def _read_shapes(
     run: PretrainConfig,
     reader: ShardReader,
+    told_of: Int64[np.ndarray, " n"],
     teacher: Teacher,
     config: EncodeConfig,
     device: torch.device,
 ) -> _Shapes:
-    """Read every shape and learn of its pictures once, for both networks.
+    """Read shapes and learn of their pictures once, for both networks.
 
     What is kept of a shape takes about as much memory as what the networks will say of it.
     """
     views = choose_views(stored_views(reader), run.data.rig, config.views).tolist()
-    everything = np.arange(reader.manifest.num_samples)
     points, pictures = [], []
     # Correspondences are of no use here: one local feature is as few as can be asked for.
     batches = evaluation_batches(
-        reader, everything, run.data, 1, config.batch_size, views, teacher.codec
+        reader, told_of, run.data, 1, config.batch_size, views, teacher.codec
     )
     for batch in batches:
         points.append(batch.points)
         pictures.append(teacher.features(move_batch(batch, device)).pooled.float().cpu())
     return _Shapes(points=torch.cat(points), pictures=torch.cat(pictures))
-
-
-def _whole_ghosts(
-    held_out: Bool[np.ndarray, " n"], ghost_batch: int, seed: int
-) -> Int64[np.ndarray, " m"]:
-    """Deal as many pre-training shapes as fill whole ghost batches.
-
-    They are shuffled, because a manifest may be sorted by class and a ghost batch of one class has
-    the statistics of that class.
-    """
-    seen = np.random.default_rng(seed).permutation(np.flatnonzero(~held_out))
-    return seen[: len(seen) // ghost_batch * ghost_batch]
-
-
-def _calibrate(
-    model: PretrainModel, shapes: _Shapes, dealt: Int64[Tensor, " m"], device: torch.device
-) -> None:
-    """Set the statistics that an evaluation uses to their averages over ghost batches."""
-    norms = [module for module in model.modules() if isinstance(module, GhostBatchNorm)]
-    model.train()
-    for rows in dealt.split(norms[0].ghost_batch):
-        _embed(model, shapes, rows, device)
-    for norm in norms:
-        norm.momentum = 1.0
-    update_running_statistics(model)
 
 
 def _encode(model: PretrainModel, shapes: _Shapes, batch_size: int, device: torch.device) -> _Rows:
@@ -227,12 +206,18 @@ def _embed(
     )
 
 
-def _describe(rows: _Rows, manifest: Manifest, held_out: Bool[np.ndarray, " n"]) -> EncodedShapes:
+def _describe(
+    rows: _Rows,
+    manifest: Manifest,
+    told_of: Int64[np.ndarray, " n"],
+    held_out: Bool[np.ndarray, " n"],
+) -> EncodedShapes:
     keys, labels = manifest.read_texts("key", "label")
     class_names = tuple(sorted(set(labels) - {""}))
-    classes = [class_names.index(label) if label else UNLABELLED for label in labels]
+    of_class = {name: number for number, name in enumerate(class_names)}
+    classes = [of_class.get(labels[row], UNLABELLED) for row in told_of.tolist()]
     return EncodedShapes(
-        keys=keys,
+        keys=tuple(keys[row] for row in told_of.tolist()),
         class_names=class_names,
         labels=np.array(classes, dtype=np.int64),
         features=rows.features.numpy(),

@@ -5,11 +5,9 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float32, Int64
 
+from picpoint.linear_probe import ProbeError
+
 UNLABELLED = -1
-
-
-class ProbeError(ValueError):
-    """The shapes do not suffice for a probe; the message says what is missing and what to do."""
 
 
 @dataclass(frozen=True, slots=True)

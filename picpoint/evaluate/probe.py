@@ -5,18 +5,17 @@ The classes of held-out shapes are named from labelled pre-training shapes, by a
 (`nearest_neighbour`).
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from jaxtyping import Bool, Float, Float32, Float64, Int64
+from jaxtyping import Bool, Float, Int64
 from sklearn.model_selection import StratifiedKFold
 from sklearn.neighbors import KNeighborsClassifier
-from sklearn.preprocessing import StandardScaler
-from sklearn.svm import LinearSVC
 
-from picpoint.evaluate.encoded import EncodedShapes, ProbeError
+from picpoint.evaluate.encoded import EncodedShapes
 from picpoint.evaluate.trials import Trials
+from picpoint.linear_probe import Fold, FoldFit, ProbeError, check_classes, fit_fold, standardiser
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +72,9 @@ def linear_probe(shapes: EncodedShapes, config: ProbeConfig) -> Trials:
     trials: list[Bool[np.ndarray, " h"]] = []
     for folds in _deals(shapes.labels[train], config):
         fits = [
-            _fit_fold(shapes, (train[kept], train[left]), test, config.penalties)
+            fit_fold(
+                shapes.features, shapes.labels, (train[kept], train[left]), test, config.penalties
+            )
             for kept, left in folds
         ]
         left_right = [[fit.num_left_right for fit in of_fold] for of_fold in fits]
@@ -106,7 +107,9 @@ def few_label_probe(shapes: EncodedShapes, config: ProbeConfig, per_class: int) 
     for repeat in range(config.num_repeats):
         few = _draw_per_class(train, shapes.labels[train], per_class, config.seed + repeat)
         best = _best_penalty(shapes, few, config) if len(config.penalties) > 1 else 0
-        (fit,) = _fit_fold(shapes, (few, few), test, config.penalties[best : best + 1])
+        (fit,) = fit_fold(
+            shapes.features, shapes.labels, (few, few), test, config.penalties[best : best + 1]
+        )
         trials.append(fit.test_right)
     return Trials(shapes.keys_of(test), np.stack(trials).astype(np.float64))
 
@@ -115,7 +118,7 @@ def _best_penalty(shapes: EncodedShapes, rows: Int64[np.ndarray, " t"], config: 
     """Choose C by one deal of folds: the place of the smallest of the best."""
     (folds,) = _deals(shapes.labels[rows], replace(config, num_repeats=1))
     right = [
-        [fit.num_left_right for fit in _fit_fold(shapes, fold, rows, config.penalties)]
+        [fit.num_left_right for fit in _fit(shapes, fold, rows, config.penalties)]
         for fold in ((rows[kept], rows[left]) for kept, left in folds)
     ]
     return int(np.argmax(np.sum(right, axis=0)))
@@ -145,7 +148,7 @@ def nearest_neighbour(shapes: EncodedShapes, config: ProbeConfig) -> Trials:
     for folds in _deals(shapes.labels[train], config):
         for kept, _ in folds:
             rows = train[kept]
-            scale = _scaler(shapes.features[rows])
+            scale = standardiser(shapes.features[rows])
             classifier = KNeighborsClassifier(
                 n_neighbors=min(config.num_neighbours, len(rows)), metric="cosine"
             )
@@ -169,22 +172,11 @@ def nearest_train_shapes(
         Rows of the neighbours, nearest first.
     """
     train = shapes.probe_train
-    scale = _scaler(shapes.features[train])
+    scale = standardiser(shapes.features[train])
     candidates = _unit(scale(shapes.features[train]))
     similarity = _unit(scale(shapes.features[queries])) @ candidates.T
     order = np.argsort(-similarity, axis=1, kind="stable")
     return train[order[:, :num_neighbours]]
-
-
-@dataclass(frozen=True, slots=True)
-class _FoldFit:
-    """One SVM: right answers on the fold it left out, and who of the held-out shapes it got."""
-
-    num_left_right: int
-    test_right: Bool[np.ndarray, " h"]
-
-
-Fold = tuple[Int64[np.ndarray, " a"], Int64[np.ndarray, " b"]]
 
 
 def _probe_rows(
@@ -193,16 +185,7 @@ def _probe_rows(
     train, test = shapes.probe_train, shapes.probe_test
     if len(test) == 0:
         raise ProbeError("no labelled held-out shape: hold out a part of the labelled shapes")
-    known, counts = np.unique(shapes.labels[train], return_counts=True)
-    count_of = dict(zip(known.tolist(), counts.tolist(), strict=True))
-    for label in np.unique(shapes.labels[np.concatenate([train, test])]).tolist():
-        if count_of.get(label, 0) < 2:
-            raise ProbeError(
-                f"class {shapes.class_names[label]!r} has {count_of.get(label, 0)} labelled "
-                "pre-training shapes: a probe needs 2; add shapes or leave the class unlabelled"
-            )
-    if len(known) < 2:
-        raise ProbeError(f"{len(known)} class: a probe needs 2; label shapes of another class")
+    check_classes(shapes.labels[train], shapes.labels[test], shapes.class_names)
     return train, test
 
 
@@ -215,38 +198,11 @@ def _deals(labels: Int64[np.ndarray, " t"], config: ProbeConfig) -> Iterator[lis
         yield list(folds.split(np.zeros((len(labels), 1)), labels))
 
 
-def _fit_fold(
-    shapes: EncodedShapes,
-    fold: Fold,
-    test: Int64[np.ndarray, " h"],
-    penalties: Sequence[float],
-) -> list[_FoldFit]:
+def _fit(
+    shapes: EncodedShapes, fold: Fold, test: Int64[np.ndarray, " h"], penalties: Sequence[float]
+) -> list[FoldFit]:
     """Fit one SVM per penalty on the shapes that a fold keeps."""
-    kept, left = fold
-    scale = _scaler(shapes.features[kept])
-    seen = scale(shapes.features[kept])
-    # The weights of an L2-penalised linear machine lie in the span of the shapes it sees. Turned
-    # into that span, features have as many numbers as there are shapes, and the answers stay.
-    span = np.linalg.svd(seen, full_matrices=False)[2]
-
-    def fit(penalty: float) -> _FoldFit:
-        machine = LinearSVC(C=penalty, max_iter=20_000, random_state=0)
-        machine.fit(seen @ span.T, shapes.labels[kept])
-        left_right, test_right = (
-            np.equal(machine.predict(scale(shapes.features[rows]) @ span.T), shapes.labels[rows])
-            for rows in (left, test)
-        )
-        return _FoldFit(num_left_right=int(left_right.sum()), test_right=test_right)
-
-    return [fit(penalty) for penalty in penalties]
-
-
-def _scaler(
-    features: Float32[np.ndarray, "a F"],
-) -> Callable[[Float32[np.ndarray, "b F"]], Float64[np.ndarray, "b F"]]:
-    """Fit the standardising of features: mean 0, deviation 1, constant features to 0."""
-    scaler = StandardScaler().fit(features.astype(np.float64))
-    return lambda other: np.asarray(scaler.transform(other.astype(np.float64)))
+    return fit_fold(shapes.features, shapes.labels, fold, test, penalties)
 
 
 def _unit(vectors: Float[np.ndarray, "n F"]) -> Float[np.ndarray, "n F"]:

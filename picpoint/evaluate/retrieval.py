@@ -6,8 +6,9 @@ Both ways, top-1, among the held-out shapes only. Chance is one over their numbe
 import numpy as np
 from jaxtyping import Float64
 
-from picpoint.evaluate.encoded import EncodedShapes, ProbeError
+from picpoint.evaluate.encoded import EncodedShapes
 from picpoint.evaluate.trials import Trials
+from picpoint.linear_probe import ProbeError
 
 # Similarities of unit vectors closer than this are equal: float32 tells them apart by chance only.
 _TIE = 1e-6

@@ -5,10 +5,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from picpoint.evaluate.encoded import UNLABELLED, EncodedShapes, ProbeError
+from picpoint.evaluate.encoded import UNLABELLED, EncodedShapes
 from picpoint.evaluate.probe import ProbeConfig, linear_probe, nearest_neighbour
 from picpoint.evaluate.retrieval import retrieval_picture_to_shape, retrieval_shape_to_picture
 from picpoint.evaluate.trials import Metric, Trials
+from picpoint.linear_probe import ProbeError
 
 
 @dataclass(frozen=True, slots=True)

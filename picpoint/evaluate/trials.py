@@ -7,7 +7,7 @@ from typing import Literal, get_args
 import numpy as np
 from jaxtyping import Float64
 
-from picpoint.evaluate.encoded import ProbeError
+from picpoint.linear_probe import ProbeError
 
 Metric = Literal["linear_probe", "knn", "retrieval_picture_to_shape", "retrieval_shape_to_picture"]
 METRICS: tuple[Metric, ...] = get_args(Metric)

@@ -4,6 +4,7 @@ It runs on every rank of a torch.distributed group, or alone. It knows no Ray: t
 as a generator of log lines. The run's folder holds
 
     metrics.jsonl          one line per log step, written by rank 0
+    probes.jsonl           one line per probe, where `probe.every` asks for them
     checkpoints/           see picpoint/train/checkpoint.py
     STOP                   made by anyone who wants the run to save itself and end
 """
@@ -21,6 +22,7 @@ from picpoint.data.pairs import training_batches
 from picpoint.data.prefetch import prefetch
 from picpoint.losses.gather import num_ranks, this_rank
 from picpoint.train.agreement import check_same_position, check_same_precision
+from picpoint.train.background_probe import open_probe
 from picpoint.train.checkpoint_writer import CheckpointWriter
 from picpoint.train.claim import claim_checkpoints, owner_of
 from picpoint.train.collapse import EmbeddingHealth, measure_embeddings
@@ -30,6 +32,7 @@ from picpoint.train.precision import (
     gradient_scaler,
     resolve_precision,
 )
+from picpoint.train.probe_shapes import choose_probe_shapes
 from picpoint.train.ranks import distributed
 from picpoint.train.restore import restore
 from picpoint.train.settings import (
@@ -75,6 +78,7 @@ def pretrain(
         CheckpointError: there are checkpoints of other settings, or any and `resume` is `never`;
             ranks found different ones; or one cannot be written.
         ClaimError: the checkpoints are another run's, or another process goes on with this one.
+        ProbeError: there are too few shapes for the probes that are asked for.
         NonFiniteLossError: a loss or a gradient was not a number.
         ShardError: the shards cannot be read.
         MissingWeightsError: the image encoder's weights cannot be found.
@@ -86,6 +90,7 @@ def pretrain(
         contextlib.closing(run.batches),
         CheckpointWriter(checkpoints, run.settings, config.retention, run.claim) as writer,
         open_log(run_dir, run.rank, state.samples_seen) as log,
+        open_probe(config, run_dir, run.probe_shapes, state.samples_seen) as probe,
     ):
         first_step = step = run.step
         started, waited_s, num_corrupt = time.perf_counter(), 0.0, 0
@@ -93,6 +98,8 @@ def pretrain(
         if step == run.total_steps and run.rank == 0:
             writer.save(step, state.state_dict())  # begun from a finished run: it is here, too
         while step < run.total_steps and not stopped:
+            if probe is not None and config.is_probe_due(state.samples_seen):
+                probe.offer(state.model.point_encoder, step, state.samples_seen)
             asked = time.perf_counter()
             batch = next(run.batches)
             waited_s += time.perf_counter() - asked
@@ -119,6 +126,9 @@ def pretrain(
                 writer.wait()
             if report is not None:
                 yield report
+        if probe is not None and not stopped:
+            encoder, is_enough = state.model.point_encoder, lambda: stop_wanted(run_dir, run.rank)
+            probe.finish(encoder, step, state.samples_seen, is_enough)
 
 
 def _open_run(config: PretrainConfig, run_dir: Path, device: torch.device, resume: str) -> Run:
@@ -132,8 +142,12 @@ def _open_run(config: PretrainConfig, run_dir: Path, device: torch.device, resum
     image = teacher.source
     precision = resolve_precision(config.precision, device)
     settings = run_settings(config, plan, image, precision)
-    claim = None
+    claim = probe_shapes = None
     if rank == 0:
+        if config.probe.every:
+            probe_shapes = choose_probe_shapes(
+                reader.manifest, data.holdout, config.probe, config.ghost_batch
+            )
         owner = owner_of(run_dir, config.checkpoints)
         claim = claim_checkpoints(config.checkpoints_of(run_dir), owner, settings)
     # A collective: no rank looks for a checkpoint while another process could still write one.
@@ -157,6 +171,7 @@ def _open_run(config: PretrainConfig, run_dir: Path, device: torch.device, resum
         config=config,
         settings=settings,
         claim=claim,
+        probe_shapes=probe_shapes,
         state=state,
         model=distributed(state.model, ranks, device),
         teacher=teacher,

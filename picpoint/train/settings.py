@@ -3,7 +3,7 @@
 import dataclasses
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +11,14 @@ import numpy as np
 from jaxtyping import Int64
 
 from picpoint.data.config import DataConfig
-from picpoint.data.split import held_out
+from picpoint.data.split import split_shapes
 from picpoint.encoders.image import ImageEncoderConfig
 from picpoint.heads.projection import ProjectionConfig
 from picpoint.losses.info_nce import LossConfig
 from picpoint.model import LEAST_TEMPERATURE, ModelConfig, PointEncoderConfig
 from picpoint.train.checkpoint import Retention
 from picpoint.train.precision import PrecisionName, ResolvedPrecision
+from picpoint.train.probe_shapes import OnlineProbeConfig
 from picpoint.train.state import OptimConfig
 from shards.errors import PlanError
 from shards.manifest import Manifest
@@ -38,6 +39,10 @@ _MOOT = (
     "keep_checkpoints",
     "milestone_every",
     "micro_batch",
+    "probe.every",
+    "probe.per_class",
+    "probe.penalty",
+    "probe.threads",
 )
 
 # Settings that a rank finds out: what `auto` comes to there, and whose features teach.
@@ -75,6 +80,7 @@ class PretrainConfig:
             (picpoint/train/claim.py); a folder of the run's own if empty.
         keep_checkpoints: how many of the newest are kept.
         milestone_every: steps whose checkpoints are made and kept for good; 0 for none.
+        probe: how the run is probed while it goes on.
     """
 
     data: DataConfig
@@ -94,6 +100,7 @@ class PretrainConfig:
     checkpoints: str = ""
     keep_checkpoints: int = 3
     milestone_every: int = 0
+    probe: OnlineProbeConfig = field(default_factory=OnlineProbeConfig)
 
     def __post_init__(self) -> None:
         at_least_one = (
@@ -107,6 +114,11 @@ class PretrainConfig:
         for name in at_least_one:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)}: must be at least 1")
+        if self.probe.every and self.data.holdout.validation_fold is None:
+            raise ValueError(
+                f"probe.every={self.probe.every}: needs shapes that are neither trained on nor of "
+                "the test; give them a fold, data.holdout.validation_fold=1, or set probe.every=0"
+            )
         if self.milestone_every < 0:
             raise ValueError(f"milestone_every={self.milestone_every}: must be 0 or more")
         if self.global_batch % self.ghost_batch:
@@ -144,6 +156,11 @@ class PretrainConfig:
         every = (self.checkpoint_every, self.milestone_every)
         return any(number and step % number == 0 for number in every)
 
+    def is_probe_due(self, samples_seen: int) -> bool:
+        """Tell whether the network is probed as it is at a position."""
+        every, before = self.probe.every, samples_seen - self.global_batch
+        return every > 0 and samples_seen // every > before // every
+
     @property
     def model(self) -> ModelConfig:
         """The sizes of the trainable parts."""
@@ -162,7 +179,7 @@ def plan_run(
     Raises:
         PlanError: there are fewer samples than one global batch.
     """
-    selection = np.flatnonzero(~held_out(manifest, config.data.holdout))
+    selection = np.flatnonzero(split_shapes(manifest, config.data.holdout).train)
     if len(selection) < config.global_batch:
         raise PlanError(
             f"global_batch={config.global_batch}: {config.data.shards} holds only "

@@ -18,6 +18,7 @@ from picpoint.train.finite import check_finite
 from picpoint.train.gradient_cache import backward_in_pieces, split_pairs
 from picpoint.train.image_source import Teacher
 from picpoint.train.precision import ResolvedPrecision, autocast, may_overflow
+from picpoint.train.probe_shapes import ProbeShapes
 from picpoint.train.settings import JsonValue, PretrainConfig
 from picpoint.train.state import TrainState, learning_rate
 
@@ -40,12 +41,14 @@ class Totals:
 class Run:
     """What a step needs and no step changes, but for the state.
 
-    The claim on the folder of checkpoints is rank 0's, which writes them.
+    The claim on the folder of checkpoints, and the shapes to probe on where any are, are rank 0's,
+    which writes checkpoints and probes.
     """
 
     config: PretrainConfig
     settings: dict[str, JsonValue]
     claim: Claim | None
+    probe_shapes: ProbeShapes | None
     state: TrainState[PretrainModel]
     model: nn.Module
     teacher: Teacher

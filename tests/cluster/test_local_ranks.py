@@ -13,7 +13,9 @@ import torch.distributed as dist
 from cluster.exit_codes import would_fail_again
 from cluster.fleet import WorkerDiedError
 from cluster.local_ranks import RankDiedError, run_ranks
+from picpoint.encoders.image_weights import MissingWeightsError
 from picpoint.train.checkpoint import CheckpointError
+from picpoint.train.claim import ClaimError
 from shards.errors import CorruptSampleError, TransientStoreError
 
 
@@ -22,6 +24,8 @@ from shards.errors import CorruptSampleError, TransientStoreError
     [
         (CheckpointError("x"), True),
         (CorruptSampleError("x"), True),
+        (MissingWeightsError("x"), True),
+        (ClaimError("x"), True),
         (TransientStoreError("x"), False),
         (WorkerDiedError("x"), False),
         (ConnectionResetError("x"), False),

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from picpoint.data.split import HoldoutConfig, held_out, mark_fold, series_of
+from picpoint.data.split import HoldoutConfig, held_out, mark_folds, series_of, split_shapes
 from shards.manifest import Manifest
 from shards.schema import sample_key
 
@@ -14,7 +14,7 @@ LABELS = ["chair"] * 23 + ["table"] * 17 + ["lamp"] * 6 + [""] * 14
 
 
 def fold(number: int, seed: int = 0) -> np.ndarray:
-    return mark_fold(KEYS, LABELS, HoldoutConfig(num_folds=5, fold=number, seed=seed))
+    return mark_folds(KEYS, LABELS, HoldoutConfig(num_folds=5, fold=number, seed=seed)).test
 
 
 def test_the_folds_cut_the_labelled_shapes_into_parts() -> None:
@@ -36,9 +36,9 @@ def test_folds_are_of_one_size_to_within_a_shape() -> None:
 
 @given(st.permutations(range(60)))
 def test_the_order_of_the_shapes_does_not_matter(order: list[int]) -> None:
-    shuffled = mark_fold(
+    shuffled = mark_folds(
         [KEYS[i] for i in order], [LABELS[i] for i in order], HoldoutConfig(num_folds=5)
-    )
+    ).test
     np.testing.assert_array_equal(shuffled, fold(0)[order])
 
 
@@ -60,7 +60,7 @@ def test_a_class_of_one_unit_is_never_held_out() -> None:
     """Nothing would be left to learn it from."""
     units, labels = ["a", "b", "c"], ["lone", "pair", "pair"]
     marked = [
-        mark_fold(units, labels, HoldoutConfig(num_folds=2, fold=fold)).tolist()
+        mark_folds(units, labels, HoldoutConfig(num_folds=2, fold=fold)).test.tolist()
         for fold in range(2)
     ]
     assert sorted(marked) == [[False, False, True], [False, True, False]]
@@ -96,3 +96,40 @@ def test_a_series_is_what_differs_in_digits_alone() -> None:
 def test_one_fold_is_refused_because_it_would_hold_out_all() -> None:
     with pytest.raises(ValueError, match="num_folds=1"):
         HoldoutConfig(num_folds=1)
+
+
+@pytest.mark.parametrize("number", range(1, 5))
+def test_the_validation_part_is_another_fold_of_the_same_cut(number: int) -> None:
+    split = mark_folds(KEYS, LABELS, HoldoutConfig(validation_fold=number))
+    np.testing.assert_array_equal(split.validation, fold(number))
+    np.testing.assert_array_equal(split.test, fold(0))
+    np.testing.assert_array_equal(split.train, ~(fold(0) | fold(number)))
+
+
+def test_without_a_validation_fold_nobody_is_in_it() -> None:
+    manifest = ids_of(SIZES, ["header"] * 80)
+    split = split_shapes(manifest, HoldoutConfig())
+    assert not split.validation.any()
+    np.testing.assert_array_equal(split.train, ~held_out(manifest, HoldoutConfig()))
+
+
+@pytest.mark.parametrize(("fold", "validation_fold"), [(0, 0), (1, 6), (-1, 4)])
+def test_the_test_fold_is_refused_for_validation(fold: int, validation_fold: int) -> None:
+    with pytest.raises(ValueError, match="is the test fold") as raised:
+        HoldoutConfig(fold=fold, validation_fold=validation_fold)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_validation_fold_of_no_folds_is_refused() -> None:
+    with pytest.raises(ValueError, match="there are no folds"):
+        HoldoutConfig(num_folds=0, validation_fold=1)
+
+
+@pytest.mark.parametrize("validation_fold", [1, 2, 3, 4])
+def test_a_class_that_is_all_in_the_test_and_the_validation_part_keeps_the_latter_for_training(
+    validation_fold: int,
+) -> None:
+    units, labels = [f"{n}" for n in range(7)], ["pair"] * 2 + ["many"] * 5
+    split = mark_folds(units, labels, HoldoutConfig(validation_fold=validation_fold))
+    trained = {label for label, is_trained in zip(labels, split.train, strict=True) if is_trained}
+    assert trained == {"pair", "many"}

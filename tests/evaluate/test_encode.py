@@ -11,6 +11,7 @@ import torch
 import picpoint.evaluate.encode as encode
 from cluster.app import main
 from picpoint.data.config import DataConfig
+from picpoint.data.split import split_shapes
 from picpoint.data.views import choose_views, stored_views
 from picpoint.encoders.dgcnn import DgcnnConfig
 from picpoint.encoders.image import ImageEncoder, ImageEncoderConfig
@@ -292,3 +293,21 @@ def test_a_run_with_cached_features_is_encoded_without_the_image_encoder(
     np.testing.assert_array_equal(read.features, asked.features)  # of clouds alone
     np.testing.assert_allclose(read.picture_embeddings, asked.picture_embeddings, atol=2e-3)
     assert np.abs(read.picture_embeddings - asked.picture_embeddings).max() > 0  # they were kept
+
+
+def test_shapes_of_a_validation_fold_are_neither_train_nor_test(run, tmp_path) -> None:
+    """They were seen while decisions were made, so no result may come from them."""
+    holdout = dataclasses.replace(run.data.holdout, validation_fold=2)
+    data = dataclasses.replace(run.data, holdout=holdout)
+    validated = dataclasses.replace(run, data=data, epochs=1)
+    list(pretrain(validated, tmp_path / "run", CPU, resume="never"))
+    shapes = encode_run(validated, tmp_path / "run", CONFIG, CPU).pretrained
+    manifest = ShardReader(data.shards).manifest
+    split = split_shapes(manifest, holdout)
+    keys = np.array(manifest.read_texts("key")[0])
+    assert split.validation.sum() >= 3
+    np.testing.assert_array_equal(shapes.keys, keys[~split.validation])
+    np.testing.assert_array_equal(shapes.held_out, split.test[~split.validation])
+    assert len(shapes.features) == len(shapes.picture_embeddings) == len(shapes.keys)
+    labels = np.array(manifest.read_texts("label")[0])[~split.validation]
+    assert [shapes.class_names[label] for label in shapes.labels] == labels.tolist()

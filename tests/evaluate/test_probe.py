@@ -8,7 +8,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import LinearSVC
 
-from picpoint.evaluate.encoded import UNLABELLED, EncodedShapes, ProbeError
+from picpoint.evaluate.encoded import UNLABELLED, EncodedShapes
 from picpoint.evaluate.probe import (
     ProbeConfig,
     few_label_probe,
@@ -16,6 +16,7 @@ from picpoint.evaluate.probe import (
     nearest_neighbour,
     nearest_train_shapes,
 )
+from picpoint.linear_probe import ProbeError
 
 QUICK = ProbeConfig(num_repeats=2, penalties=(1e-3, 1e-2))
 
@@ -208,7 +209,7 @@ def test_few_labels_are_few(monkeypatch):
             seen.append(np.bincount(labels).tolist())
             return super().fit(features, labels)
 
-    monkeypatch.setattr("picpoint.evaluate.probe.LinearSVC", Watched)
+    monkeypatch.setattr("picpoint.linear_probe.LinearSVC", Watched)
     trials = few_label_probe(shapes, QUICK, per_class=5)
     assert seen[10] == seen[21] == [5] * 4  # 5 folds of 2 penalties, then the fit that answers
     assert max(map(max, seen)) == 5

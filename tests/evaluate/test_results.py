@@ -4,7 +4,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from picpoint.evaluate.encoded import EncodedShapes, ProbeError
+from picpoint.evaluate.encoded import EncodedShapes
 from picpoint.evaluate.probe import ProbeConfig
 from picpoint.evaluate.results import (
     Results,
@@ -16,6 +16,7 @@ from picpoint.evaluate.results import (
 )
 from picpoint.evaluate.seed import ShapeCounts, chance_of, evaluate_seed
 from picpoint.evaluate.trials import METRICS
+from picpoint.linear_probe import ProbeError
 
 QUICK = ProbeConfig(num_repeats=2, penalties=(1e-3,))
 

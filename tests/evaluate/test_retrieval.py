@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
 
-from picpoint.evaluate.encoded import EncodedShapes, ProbeError
+from picpoint.evaluate.encoded import EncodedShapes
 from picpoint.evaluate.retrieval import retrieval_picture_to_shape, retrieval_shape_to_picture
+from picpoint.linear_probe import ProbeError
 
 
 def encoded(shapes, pictures, held_out=None) -> EncodedShapes:

@@ -3,8 +3,8 @@ import math
 import numpy as np
 import pytest
 
-from picpoint.evaluate.encoded import ProbeError
 from picpoint.evaluate.trials import Trials, paired_difference
+from picpoint.linear_probe import ProbeError
 
 
 def trials(keys, *rows) -> Trials:
