@@ -61,8 +61,22 @@ def run_ranks(
         RankDiedError: more were.
         Exception: what `work` raised, where it is no matter of lost ranks.
     """
+    begin_anew(lambda: _run_once(work, num_ranks, backend, timeout_s), max_failures)
+
+
+def begin_anew(attempt: Callable[[], BaseException | None], max_failures: int) -> None:
+    """Run a set of ranks, and another one where it was lost.
+
+    Args:
+        attempt: runs a set from where the last one was; gives the failure that ended it, if one
+            did.
+        max_failures: how many sets may be lost.
+
+    Raises:
+        BaseException: the failure, where it is of the settings or the data, or one too many.
+    """
     for num_failures in range(max_failures + 1):
-        failure = _run_once(work, num_ranks, backend, timeout_s)
+        failure = attempt()
         if failure is None:
             return
         if would_fail_again(failure) or num_failures == max_failures:
@@ -109,11 +123,14 @@ def _cause(failures: list[BaseException], running: "Sequence[_Rank]") -> BaseExc
     while len(failures) < len(running) and time.monotonic() < deadline:
         time.sleep(0.1)
         failures = [failure for rank in running if (failure := rank.failure()) is not None]
-    return min(failures, key=_is_consequence)
+    return min(failures, key=rank_of_cause)
 
 
-def _is_consequence(failure: BaseException) -> int:
-    """Order failures: what is wrong, who was killed, what else went wrong, who lost a peer."""
+def rank_of_cause(failure: BaseException) -> int:
+    """Order failures, causes first.
+
+    What is wrong, who was killed, what else went wrong, who lost a peer.
+    """
     if would_fail_again(failure):
         return 0
     if isinstance(failure, RankDiedError):

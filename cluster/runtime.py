@@ -11,14 +11,6 @@ import torch
 
 from cluster.local_ranks import run_ranks
 
-# How often Ray Train asks its workers whether they live, and how soon it gives one up; how long
-# they may take to start.
-_WATCHING_S = {
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "5",
-    "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": "60",
-    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "300",
-}
-
 
 @dataclass(frozen=True, slots=True)
 class RuntimeConfig:
@@ -26,14 +18,18 @@ class RuntimeConfig:
 
     Attributes:
         name: `local` starts processes; `ray` uses Ray Train.
-        num_workers: number of ranks.
+        num_workers: number of ranks; not looked at where `max_workers` is set.
         use_gpu: one GPU for each rank; `auto` where this machine has CUDA.
         address: Ray cluster to join; `local` starts one that ends with the run.
         threads_per_worker: CPU threads of each rank; 0 shares the machine's cores evenly.
-        min_workers: ranks that are enough to go on with when machines are lost (`ray` only); 0 for
-            `num_workers`.
-        max_failures: how often the run may lose ranks and go on from its newest checkpoint. On Ray
-            any error of a rank counts; a single local rank is the command's own process.
+        min_workers: ranks that are enough to begin with, and to go on with when machines are lost
+            (`ray` only, with `max_workers`).
+        max_workers: most ranks, of as many as the cluster has room for (`ray` only); 0 for a fixed
+            number. The objective is the same for any number, which changes only at a restart.
+        max_failures: how often the run may lose ranks and go on from its newest checkpoint. What is
+            wrong with the settings or the data ends it at once; a machine that is taken back with
+            notice (preempted, on Ray) does not count. A single local rank is the command's own
+            process.
         timeout_s: longest wait of a rank for the others.
     """
 
@@ -43,20 +39,35 @@ class RuntimeConfig:
     address: str = "local"
     threads_per_worker: int = 0
     min_workers: int = 0
+    max_workers: int = 0
     max_failures: int = 3
     timeout_s: float = 600.0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.min_workers <= self.num_workers or self.num_workers < 1:
-            raise ValueError(
-                f"runtime.min_workers={self.min_workers}, runtime.num_workers={self.num_workers}: "
-                "there is at least one rank, and the first is not above the second"
-            )
+        if self.num_workers < 1:
+            raise ValueError(f"runtime.num_workers={self.num_workers}: there is at least one rank")
+        if (self.min_workers, self.max_workers) != (0, 0):
+            if not 1 <= self.min_workers <= self.max_workers:
+                raise ValueError(
+                    f"runtime.min_workers={self.min_workers}, runtime.max_workers="
+                    f"{self.max_workers}: give both, at least 1 and the first not above the "
+                    "second; or neither, for runtime.num_workers ranks"
+                )
+            if self.name == "local":
+                raise ValueError(
+                    f"runtime.max_workers={self.max_workers}: on one machine the number of ranks "
+                    "is fixed; use runtime.num_workers, or runtime=ray"
+                )
         if self.max_failures < 0 or not self.timeout_s > 0:
             raise ValueError(
                 f"runtime.max_failures={self.max_failures}, runtime.timeout_s={self.timeout_s}: "
                 "must be 0 or more, and above 0"
             )
+
+    @property
+    def most_workers(self) -> int:
+        """How many ranks there may be."""
+        return self.max_workers or self.num_workers
 
 
 class RankedJob(Protocol):
@@ -102,42 +113,10 @@ def run_on_local_processes(job: RankedJob) -> None:
 
 def run_on_ray(job: RankedJob) -> None:
     """Run the ranks as Ray Train workers, on a cluster that is joined or started for the run."""
-    import ray
+    from cluster.ray_ranks import run_ray_ranks
 
-    # A started cluster dies with the thread that started it, so it is shut down in this one.
-    with ray.init(
-        address=job.runtime.address,
-        include_dashboard=False,
-        log_to_driver=False,
-        configure_logging=False,
-    ):
-        _fit(job)
-
-
-def _fit(job: RankedJob) -> None:
-    from ray.train import FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchConfig, TorchTrainer
-
-    runtime, use_gpu = job.runtime, _on_gpu(job.runtime)
-    num_workers = runtime.num_workers
-    if runtime.min_workers:
-        num_workers = (runtime.min_workers, runtime.num_workers)
-    for name, seconds in _WATCHING_S.items():
-        os.environ.setdefault(name, seconds)
-    trainer = TorchTrainer(
-        _ray_rank,
-        train_loop_config={"job": job.with_absolute_paths()},
-        torch_config=TorchConfig(
-            backend="nccl" if use_gpu else "gloo", timeout_s=max(1, int(runtime.timeout_s))
-        ),
-        scaling_config=ScalingConfig(num_workers=num_workers, use_gpu=use_gpu),
-        run_config=RunConfig(
-            name=job.command,
-            storage_path=str(Path(job.out).resolve() / "ray"),
-            failure_config=FailureConfig(max_failures=runtime.max_failures),
-        ),
-    )
-    trainer.fit()
+    runtime = job.runtime
+    run_ray_ranks(_ray_rank, job.with_absolute_paths(), runtime, use_gpu=_on_gpu(runtime))
 
 
 def absolute_place(place: str) -> str:
@@ -170,4 +149,4 @@ def _on_gpu(runtime: RuntimeConfig) -> bool:
 
 def _set_threads(runtime: RuntimeConfig) -> None:
     cores = len(os.sched_getaffinity(0))
-    torch.set_num_threads(runtime.threads_per_worker or max(1, cores // runtime.num_workers))
+    torch.set_num_threads(runtime.threads_per_worker or max(1, cores // runtime.most_workers))

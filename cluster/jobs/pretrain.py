@@ -96,14 +96,14 @@ def describe(job: PretrainJob) -> list[str]:
     """Say what would be read, run and written."""
     manifest = load_manifest(job.data.shards)
     plan, selection = plan_run(job.training, manifest)
-    rows = rows_of_ranks(plan, job.ghost_batch, max(1, job.runtime.num_workers))
+    rows = rows_of_ranks(plan, job.ghost_batch, job.runtime.most_workers)
     probe = _probe_shapes(job, manifest)
     return [
         f"read   {len(selection)} of {manifest.num_samples} shapes from {job.data.shards} "
         f"({manifest.num_samples - len(selection)} held out)",
         f"train  {job.point_encoder.name} from {job.image_encoder.name}, "
         f"{job.epochs} epochs of {plan.batches_per_epoch} steps, global batch "
-        f"{job.global_batch} as {' + '.join(map(str, rows))} over {len(rows)} ranks "
+        f"{job.global_batch} as {' + '.join(map(str, rows))} over {_num_ranks(job)} ranks "
         f"({job.runtime.name})",
         *(
             [
@@ -117,6 +117,12 @@ def describe(job: PretrainJob) -> list[str]:
     ]
 
 
+def _num_ranks(job: PretrainJob) -> str:
+    runtime = job.runtime
+    is_elastic = runtime.max_workers > 0
+    return f"at most {runtime.max_workers}" if is_elastic else str(runtime.num_workers)
+
+
 def run(job: PretrainJob) -> None:
     """Train until the end or until Ctrl-C, which leaves a checkpoint to continue from.
 
@@ -128,6 +134,7 @@ def run(job: PretrainJob) -> None:
     out = Path(job.out)
     manifest = load_manifest(job.data.shards)
     plan, _ = plan_run(job.training, manifest)
+    rows_of_ranks(plan, job.ghost_batch, job.runtime.most_workers)
     _probe_shapes(job, manifest)
     # Before anything is written: a record of this run would stand in the way of its mending.
     check_owner(job.checkpoints_of(out), owner_of(out, job.checkpoints))

@@ -11,7 +11,7 @@ from picpoint.data.clouds import CloudDataConfig
 from picpoint.data.dataset import Dataset, open_dataset
 from picpoint.encoders.dgcnn import Dgcnn
 from picpoint.encoders.pointnext import PointNext
-from picpoint.evaluate.cloud_features import calibrate, encode_clouds
+from picpoint.evaluate.cloud_features import calibrate_on_clouds, encode_clouds
 from picpoint.evaluate.frozen import FrozenConfig, Solver
 from picpoint.evaluate.frozen_result import (
     FROZEN_FILE,
@@ -108,7 +108,7 @@ def _probe(
             with torch.random.fork_rng(devices=[]):
                 torch.default_generator.manual_seed(job.seed)
                 untrained = build_point_encoder(pretrained.config, _GHOST_BATCH)
-            calibrate(untrained, dataset, split.train, job.data, job.seed, device)
+            calibrate_on_clouds(untrained, dataset, split.train, job.data, job.seed, device)
             random_scores = _score(job, dataset, split, untrained, device)
     return FrozenResult(
         dataset=dataset.info.name,

@@ -1,11 +1,9 @@
 """What does a frozen point encoder say of labelled clouds?"""
 
-from typing import cast
-
 import numpy as np
 import torch
 from jaxtyping import Int64
-from torch import nn
+from torch import Tensor
 
 from picpoint.batch import move_batch
 from picpoint.data.clouds import CloudDataConfig, CloudView, evaluation_clouds
@@ -13,8 +11,9 @@ from picpoint.data.dataset import Dataset
 from picpoint.encoders.dgcnn import Dgcnn
 from picpoint.encoders.pointnext import PointNext
 from picpoint.evaluate.frozen import FeatureSet
-from picpoint.ops.ghost_norm import GhostBatchNorm, update_running_statistics
+from picpoint.ops.ghost_norm import GhostBatchNorm
 from picpoint.task_model import needs_farthest_first
+from picpoint.train.calibrate import calibrate, deal_to_ghosts
 
 
 @torch.no_grad()
@@ -46,7 +45,7 @@ def encode_clouds(
 
 
 @torch.no_grad()
-def calibrate(
+def calibrate_on_clouds(
     encoder: Dgcnn | PointNext,
     dataset: Dataset,
     rows: Int64[np.ndarray, " n"],
@@ -54,21 +53,24 @@ def calibrate(
     seed: int,
     device: torch.device,
 ) -> None:
-    """Set BatchNorm's statistics to plain averages over clouds, dealt to ghost batches by a seed.
+    """Give an encoder that was never trained BatchNorm statistics; its own are of nothing.
 
-    An encoder that was never trained has statistics of nothing, and would be compared unfairly.
+    Args:
+        encoder: is moved to `device`.
+        dataset: the clouds.
+        rows: manifest index of those that statistics may be taken from.
+        config: how they are read.
+        seed: of the deal to ghost batches.
+        device: where it computes.
     """
-    norms = [each for each in encoder.modules() if isinstance(each, GhostBatchNorm)]
-    ghost = norms[0].ghost_batch
-    dealt = np.random.default_rng(seed).permutation(rows)[: len(rows) // ghost * ghost]
-    encoder.to(device).train()
+    encoder.to(device)
+    ghost_batch = next(each for each in encoder.modules() if isinstance(each, GhostBatchNorm))
+    dealt = deal_to_ghosts(rows, ghost_batch.ghost_batch, seed)
     view = CloudView(config.num_points, needs_farthest_first(encoder.config))
-    for batch in evaluation_clouds(dataset, dealt, ghost, config, view):
+
+    def embed(chosen: Int64[Tensor, " b"]) -> None:
+        (batch,) = evaluation_clouds(dataset, chosen.numpy(), len(chosen), config, view)
         encoder(move_batch(batch, device).points)
-    momenta = [norm.momentum for norm in norms]
-    for norm in norms:
-        norm.momentum = 1.0
-    update_running_statistics(cast(nn.Module, encoder))
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum
+
+    calibrate(encoder, embed, dealt)
     encoder.eval()
