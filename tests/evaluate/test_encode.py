@@ -20,6 +20,7 @@ from picpoint.heads.projection import ProjectionConfig
 from picpoint.losses.info_nce import LossConfig
 from picpoint.model import PretrainModel
 from picpoint.ops.ghost_norm import GhostBatchNorm, update_running_statistics
+from picpoint.train.calibrate import deal_to_ghosts
 from picpoint.train.checkpoint import CheckpointError, newest_checkpoint
 from picpoint.train.pretrain import pretrain
 from picpoint.train.settings import PretrainConfig, plan_run
@@ -197,12 +198,12 @@ def test_every_shape_is_read_and_every_picture_described_once(run, run_dir, monk
 def test_shapes_are_shuffled_before_they_are_cut_into_ghost_batches(run) -> None:
     """A manifest may be sorted by class; a ghost batch of one class would be no fair sample."""
     selection = np.arange(40)
-    dealt = encode._whole_ghosts(selection < 0, 8, run.seed)
+    dealt = deal_to_ghosts(selection, 8, run.seed)
     assert len(dealt) == 40
     assert not np.array_equal(dealt, selection)
     np.testing.assert_array_equal(np.sort(dealt), selection)
-    np.testing.assert_array_equal(dealt, encode._whole_ghosts(selection < 0, 8, run.seed))
-    assert not np.array_equal(dealt, encode._whole_ghosts(selection < 0, 8, run.seed + 1))
+    np.testing.assert_array_equal(dealt, deal_to_ghosts(selection, 8, run.seed))
+    assert not np.array_equal(dealt, deal_to_ghosts(selection, 8, run.seed + 1))
 
 
 def test_another_shard_set_than_the_one_trained_on_is_refused(
