@@ -168,7 +168,9 @@ def test_an_evaluation_shows_the_pictures_of_the_run_s_rig(
             optim=OptimConfig(),
         )
         reader = ShardReader(shards)
-        return encode._read_shapes(run, reader, teacher, EncodeConfig(views=2), CPU).pictures
+        everything = np.arange(reader.manifest.num_samples)
+        views = EncodeConfig(views=2)
+        return encode._read_shapes(run, reader, everything, teacher, views, CPU).pictures
 
     alone = pictures(ring_alone, "all")
     assert torch.equal(pictures(superset, RING), alone)
