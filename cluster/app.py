@@ -1,7 +1,8 @@
 """The command line: composes a job's config, runs the job, turns errors into one line.
 
     picpoint JOB [KEY=VALUE ...] [--cfg] [--dry-run]
-        JOB: render, cache-features, pretrain, finetune, probe, evaluate, report, export or demo
+        JOB: render, cache-features, pretrain, finetune, probe, tune, evaluate, report, export,
+             demo
     picpoint submit JOB [KEY=VALUE ...] [--address URL] [--working-dir DIR | --image IMAGE]
     picpoint jobs list|logs|stop [ID] [--address URL]
     picpoint shards inspect|verify|stats DIR
@@ -58,6 +59,11 @@ _COMMANDS = {
         "ProbeJob",
         "linear SVM, k-NN and few-shot on frozen features of labelled clouds",
         "picpoint probe weights=encoder data.shards=modelnet40 out=probe",
+    ),
+    "tune": _Command(
+        "TuneJob",
+        "run the trials of a study on Ray Tune, and table what they came to",
+        "picpoint tune study=views shards=shards out=study",
     ),
     "cache-features": _Command(
         "CacheFeaturesJob",

@@ -6,6 +6,7 @@ from cluster.compose import ConfigError
 from cluster.fleet import WorkerDiedError
 from cluster.jobs_client import ClusterError
 from cluster.record import RunExistsError
+from cluster.study import StudyFailedError
 from picpoint.data.dataset import DatasetError
 from picpoint.data.views import NotStoredError
 from picpoint.datasets.source import BrokenDataError, MissingDataError
@@ -72,6 +73,7 @@ _CODES: tuple[tuple[type[BaseException], int], ...] = (
     (PrecisionError, USAGE),
     (OtherFeaturesError, USAGE),
     (ProbeError, 6),
+    (StudyFailedError, 6),
     (OSError, 5),
     (WorkerDiedError, 5),
     (ClusterError, 5),

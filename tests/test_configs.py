@@ -21,6 +21,7 @@ REQUIRED = {
     "pretrain": ["out=o", "data.shards=s"],
     "finetune": ["out=o", "data.shards=s"],
     "probe": ["out=o", "data.shards=s", "weights=w"],
+    "tune": ["out=o"],
     "evaluate": ["out=o", "runs=[r]"],
     "report": ["evaluation=e"],
     "export": ["run=r", "out=o", "license=other"],
@@ -29,7 +30,7 @@ REQUIRED = {
 
 
 # Groups, and options of groups, of other jobs than pre-training.
-JOB_OF = {"fleet": "render", "data/clouds": "finetune"}
+JOB_OF = {"fleet": "render", "data/clouds": "finetune", "study": "tune"}
 
 
 def job_class(name: str) -> type:

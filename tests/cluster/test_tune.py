@@ -1,0 +1,164 @@
+"""Trials really run: each in processes of its own, failures kept, finished ones not run again."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from tiny_run import TINY_RUN
+
+from cluster.app import main
+from cluster.study import Figure, Parameter, Step, StudyConfig, points, trial_id
+from cluster.trial import load_result, run_trial
+from tests.processes import is_running
+
+TINY = [
+    *TINY_RUN[1:],  # where it runs is the study's business
+    "global_batch=4",
+    "ghost_batch=2",
+    "epochs=1",
+    "trackers=[]",
+    "data.holdout.num_folds=3",
+    "data.holdout.validation_fold=1",
+    "probe.every=4",
+    "probe.per_class=2",
+]
+FIGURE = Figure("{trial}/run/probes.jsonl", "accuracy", "max", "probe")
+
+
+def study(shard_set: Path, **changes: object) -> StudyConfig:
+    settings: dict[str, object] = {
+        "name": "tiny",
+        "question": "Q?",
+        "parameters": (Parameter("pretrain.seed", (0,)),),
+        "steps": (Step("pretrain", (f"data.shards={shard_set}", "out={trial}/run", *TINY)),),
+        "figure": FIGURE,
+    }
+    return StudyConfig(**(settings | changes))  # pyright: ignore
+
+
+def test_a_trial_tells_its_figures_and_is_not_run_twice(shard_set: Path, tmp_path: Path) -> None:
+    asked = study(shard_set)
+    (settings,) = points(asked)
+    told: list[float] = []
+    first = run_trial(asked, settings, tmp_path / "t", ["runtime=local"], told.append)
+    assert first.state == "done"
+    assert first.figure == told[-1]
+    lines = (tmp_path / "t" / "run" / "probes.jsonl").read_text().splitlines()
+    assert told == [json.loads(line)["accuracy"] for line in lines]
+    log = (tmp_path / "t" / "log.txt").read_text()
+    again: list[float] = []
+    assert run_trial(asked, settings, tmp_path / "t", ["runtime=local"], again.append) == first
+    assert again == told
+    assert (tmp_path / "t" / "log.txt").read_text() == log
+
+
+def test_a_failed_trial_keeps_its_reason(shard_set: Path, tmp_path: Path) -> None:
+    asked = study(shard_set, parameters=(Parameter("pretrain.data.num_points", (97,)),))
+    (settings,) = points(asked)
+    result = run_trial(asked, settings, tmp_path / "t", ["runtime=local"], print)
+    assert (result.state, result.figure) == ("failed", None)
+    assert "data.num_points=97" in result.reason
+    assert load_result(tmp_path / "t") == result
+
+
+RUN_TRIAL = """
+import sys
+from pathlib import Path
+from tests.cluster.test_tune import points, run_trial, study
+asked = study(Path(sys.argv[1]), more=("pretrain.epochs=2000",))
+(settings,) = points(asked)
+run_trial(asked, settings, Path(sys.argv[2]), ["runtime=local"], print)
+"""
+
+
+def test_the_commands_of_a_trial_end_with_it(shard_set: Path, tmp_path: Path) -> None:
+    root = Path(__file__).parents[2]
+    trial = subprocess.Popen(
+        [sys.executable, "-c", RUN_TRIAL, shard_set, tmp_path / "t"],
+        env=os.environ | {"PYTHONPATH": f"{root}:{root / 'tests'}"},
+    )
+    deadline = time.monotonic() + 120
+    log = tmp_path / "t" / "run" / "metrics.jsonl"
+    while not (log.exists() and log.read_text()):
+        assert trial.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    children = [
+        int(pid) for pid in Path(f"/proc/{trial.pid}/task/{trial.pid}/children").read_text().split()
+    ]
+    assert children
+    os.kill(trial.pid, signal.SIGKILL)
+    trial.wait()
+    while any(map(is_running, children)):
+        assert time.monotonic() < deadline, "a command outlives its trial"
+        time.sleep(0.1)
+
+
+def more(*overrides: str) -> str:
+    """An override of a study: overrides of all its trials."""
+    return f"study.more={json.dumps([f'pretrain.{each}' for each in (*TINY, *overrides)])}"
+
+
+def command(shard_set: Path, out: Path) -> list[str]:
+    """Two variants of two seeds, of which one cannot be."""
+    return [
+        *("tune", "study=ablations", f"shards={shard_set}", f"out={out}", more()),
+        "study.variants=[{name: full, overrides: []}, "
+        '{name: impossible, overrides: ["pretrain.data.num_points=97"]}]',
+        "study.parameters=[{key: pretrain.seed, values: [0, 1]}]",
+    ]
+
+
+@pytest.mark.slow
+def test_a_study_on_ray_tune_keeps_failures_and_goes_on(
+    shard_set: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(command(shard_set, tmp_path)) == 0
+    told = capsys.readouterr().out
+    assert "| full |" in told
+    record = json.loads((tmp_path / "study.json").read_text())
+    states = {
+        (trial["settings"]["variant"], trial["settings"]["pretrain.seed"]): trial["result"]["state"]
+        for trial in record["trials"]
+    }
+    assert states == {
+        ("full", 0): "done",
+        ("full", 1): "done",
+        ("impossible", 0): "failed",
+        ("impossible", 1): "failed",
+    }
+    times = {path: path.stat().st_mtime_ns for path in tmp_path.glob("trials/*/log.txt")}
+    assert len(times) == 4
+    # One trial is lost; the same command runs that one alone.
+    lost = next(t["trial"] for t in record["trials"] if t["result"]["state"] == "done")
+    (tmp_path / "trials" / lost / "result.json").unlink()
+    assert main(command(shard_set, tmp_path)) == 0
+    after = {path: path.stat().st_mtime_ns for path in tmp_path.glob("trials/*/log.txt")}
+    assert [path.parent.name for path in times if after[path] != times[path]] == [lost]
+    assert json.loads((tmp_path / "study.json").read_text())["table"] == record["table"]
+
+
+@pytest.mark.slow
+def test_optuna_and_asha_on_ray_tune(shard_set: Path, tmp_path: Path) -> None:
+    arguments = [
+        *("tune", "study=learning_rate", f"shards={shard_set}", f"out={tmp_path}"),
+        *(more("epochs=4"), "study.num_trials=3"),
+    ]
+    assert main(arguments) == 0
+    record = json.loads((tmp_path / "study.json").read_text())
+    assert len(record["trials"]) == 3
+    for trial in record["trials"]:
+        assert 1e-4 <= trial["settings"]["pretrain.optim.lr"] <= 1e-2
+        assert trial["result"]["state"] in ("done", "stopped")
+        assert 0 <= trial["result"]["figure"] <= 1
+    assert len({trial_id_of["trial"] for trial_id_of in record["trials"]}) == 3
+
+
+def test_ids_of_trials_are_names_of_folders(shard_set: Path) -> None:
+    (settings,) = points(study(shard_set))
+    assert trial_id(study(shard_set), settings).isalnum()
