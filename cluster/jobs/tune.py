@@ -234,16 +234,17 @@ def _trial(config: dict[str, Any], job: TuneJob, address: str, where: str) -> No
 
     settings = _settings_of(job.study, config)
     folder = _folder(job, settings)
-    before = load_result(folder)
-    if before is not None and before.state == "failed" and not job.retry_failed:
-        return
-    if job.trial.name == "local":
-        more = ["runtime=local"]
-    else:
-        more = ["runtime=ray", f"runtime.address={address}"]
-    if Path(where).is_dir():
-        os.chdir(where)
-    run_trial(job.study, settings, folder, more, lambda figure: tune.report({_METRIC: figure}))
+    result = load_result(folder)
+    if result is None or result.state != "failed" or job.retry_failed:
+        is_local = job.trial.name == "local"
+        ranks = ["runtime=local"] if is_local else ["runtime=ray", f"runtime.address={address}"]
+        if Path(where).is_dir():
+            os.chdir(where)
+        result = run_trial(
+            job.study, settings, folder, ranks, lambda figure: tune.report({_METRIC: figure})
+        )
+    if result.state == "failed":
+        raise StudyFailedError(result.reason)  # Tune takes a trial that tells nothing for a fault
 
 
 def _ended(job: TuneJob, settings: Settings) -> TrialResult:
