@@ -25,6 +25,7 @@ _PLACES = {
     ),
     "finetune": ("data.shards", "out", "checkpoints", "resume", "weights", "data.cache_dir"),
     "probe": ("data.shards", "out", "weights", "data.cache_dir"),
+    "tune": ("shards", "clouds", "out"),
     "evaluate": ("runs", "out"),
     "report": ("evaluation", "out"),
     "export": ("run", "evaluation", "out"),
@@ -46,6 +47,8 @@ def overrides_for_cluster(job_name: str, overrides: Sequence[str]) -> tuple[str,
         return (*overrides, "fleet=ray")
     if "runtime" in config and config.runtime.name == "ray" and "runtime.address" not in keys:
         return (*overrides, "runtime.address=auto")
+    if "trial" in config and "trial.address" not in keys:
+        return (*overrides, "trial.address=auto")
     return tuple(overrides)
 
 

@@ -47,7 +47,7 @@ def main() -> None:
         for each in importlib.metadata.distributions()
         if canonicalize_name(each.name) not in (*LOOSE, "picpoint", "pip")
     )
-    train = locked(("encoders", "hub", "onnx", "cuda"), LAUNCHER, tested)
+    train = locked(("encoders", "hub", "onnx", "tune", "cuda"), LAUNCHER, tested)
     write("requirements-train-cuda.txt", train)
     write("requirements-train-cpu.txt", [p for p in train if not p[0].startswith(CUDA_ONLY)])
     other_torch = [pin for pin in tested if not pin.startswith(("torch==", "torchvision=="))]

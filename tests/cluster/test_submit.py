@@ -27,6 +27,7 @@ REQUIRED = {
     "pretrain": ["data.shards=s3://b/shards", "out=/data/run", "runtime.use_gpu=true"],
     "finetune": ["data.shards=s3://b/clouds", "out=/data/tuned", "runtime.use_gpu=true"],
     "probe": ["data.shards=s3://b/clouds", "out=/data/probe", "weights=/data/encoder"],
+    "tune": ["shards=s3://b/shards", "clouds=s3://b/clouds", "out=/data/study"],
     "evaluate": ["runs=[/data/run]", "out=/data/evaluation"],
     "report": ["evaluation=/data/evaluation"],
     "export": ["run=/data/run", "out=/data/encoder", "license=other"],
@@ -81,6 +82,9 @@ def test_every_job_can_be_submitted_and_composes_there_as_here(
             assert there[group].name == "ray"
             assert there.pop(group).address == "auto"
             here.pop(group)
+    if "trial" in there:
+        assert there.trial.pop("address") == "auto"
+        here.trial.pop("address")
     assert there == here
 
 
