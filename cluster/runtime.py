@@ -119,6 +119,13 @@ def run_on_ray(job: RankedJob) -> None:
     run_ray_ranks(_ray_rank, job.with_absolute_paths(), runtime, use_gpu=_on_gpu(runtime))
 
 
+def resume_from(resume: str | bool) -> str:
+    """Read a job's `resume`: true and false stand for `auto` and `never`; else where from."""
+    if isinstance(resume, bool):
+        return "auto" if resume else "never"
+    return resume
+
+
 def absolute_place(place: str) -> str:
     """Name a folder as it is named from any other; a URL is."""
     return place if "://" in place else str(Path(place).resolve())

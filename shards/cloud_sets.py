@@ -15,9 +15,9 @@ from shards.clouds import CLOUD_ARRAYS, CLOUD_META, Cloud, decode_cloud, encode_
 from shards.columns import SampleRow, ShardInfo
 from shards.manifest import Manifest
 from shards.member_reader import MemberReader, OnCorrupt, SampleKind
-from shards.schema import POINTS, SchemaError
+from shards.schema import POINTS
 from shards.store import Store
-from shards.writer import TarSample, index_samples, write_tar
+from shards.writer import encode_each, index_samples, write_tar
 
 
 def write_clouds(store: Store, name: str, clouds: Iterable[Cloud]) -> ShardInfo:
@@ -27,22 +27,12 @@ def write_clouds(store: Store, name: str, clouds: Iterable[Cloud]) -> ShardInfo:
         SchemaError: a cloud breaks the schema, two have the same key, or there is none.
         StoreError: the store refused, or holds other content under this name.
     """
-    return write_tar(store, name, _encoded(clouds), lambda file: list(index_clouds(file, name)))
-
-
-def _encoded(clouds: Iterable[Cloud]) -> Iterator[TarSample]:
-    """Give the key and the members of each cloud; at least one, and none twice."""
-    keys: set[str] = set()
-    for cloud in clouds:
-        if cloud.key in keys:
-            raise SchemaError(
-                f"source id {cloud.source_id!r} comes twice: ids are unique in a set; leave one of "
-                "the two clouds out"
-            )
-        keys.add(cloud.key)
-        yield cloud.key, encode_cloud(cloud)
-    if not keys:
-        raise SchemaError("a shard of no clouds: at least one is needed; make fewer shards")
+    return write_tar(
+        store,
+        name,
+        encode_each(clouds, encode_cloud),
+        lambda file: list(index_clouds(file, name)),
+    )
 
 
 def index_clouds(file: io.BufferedIOBase, name: str) -> Iterator[SampleRow]:

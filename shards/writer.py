@@ -15,6 +15,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
+from typing import Protocol, TypeVar, runtime_checkable
 
 from shards.codec import check_picture_sizes, decode_sample, encode_sample
 from shards.columns import MemberSpan, SampleRow, ShardInfo, columns_of
@@ -47,7 +48,9 @@ def write_shard(store: Store, name: str, samples: Iterable[Sample]) -> ShardInfo
         SchemaError: a sample breaks the schema, two have the same key, or there is none.
         StoreError: the store refused, or holds other content under this name.
     """
-    return write_tar(store, name, _encoded(samples), lambda file: list(index_tar(file, name)))
+    return write_tar(
+        store, name, encode_each(samples, encode_sample), lambda file: list(index_tar(file, name))
+    )
 
 
 def write_tar(
@@ -123,17 +126,41 @@ def _opened_to_write(path: Path) -> Generator[io.BufferedWriter]:
             file.close()
 
 
-def _encoded(samples: Iterable[Sample]) -> Iterator[TarSample]:
-    """Give the key and the members of each sample; at least one, and none twice."""
+@runtime_checkable
+class Keyed(Protocol):
+    """What lies in a shard: it has a name, and a key from it."""
+
+    @property
+    def source_id(self) -> str:
+        """Where it came from."""
+        ...
+
+    @property
+    def key(self) -> str:
+        """The name's hash."""
+        ...
+
+
+Item = TypeVar("Item", bound=Keyed)
+
+
+def encode_each(
+    samples: Iterable[Item], encode: Callable[[Item], Mapping[str, bytes]]
+) -> Iterator[TarSample]:
+    """Give the key and the members of each sample; at least one, and none twice.
+
+    Raises:
+        SchemaError: two have the same key, or there is none.
+    """
     keys: set[str] = set()
     for sample in samples:
         if sample.key in keys:
             raise SchemaError(
-                f"source id {sample.meta.source_id!r} comes twice: ids are unique in a set; "
-                "leave one of the two shapes out"
+                f"source id {sample.source_id!r} comes twice: ids are unique in a set; leave one "
+                "of the two out"
             )
         keys.add(sample.key)
-        yield sample.key, encode_sample(sample)
+        yield sample.key, encode(sample)
     if not keys:
         raise SchemaError("a shard of no samples: at least one is needed; make fewer shards")
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from cluster.record import keep_or_start
-from cluster.runtime import RuntimeConfig, absolute_place
+from cluster.runtime import RuntimeConfig, absolute_place, resume_from
 from cluster.trackers import TrackerName
 from cluster.training import train_to_the_end
 from picpoint.data.dataset import open_dataset
@@ -51,9 +51,7 @@ class FinetuneJob(FinetuneConfig):
     @property
     def resume_from(self) -> str:
         """`auto`, `never`, or where from."""
-        if isinstance(self.resume, bool):
-            return "auto" if self.resume else "never"
-        return self.resume
+        return resume_from(self.resume)
 
     @property
     def training(self) -> FinetuneConfig:
@@ -86,7 +84,7 @@ class FinetuneJob(FinetuneConfig):
 def describe(job: FinetuneJob) -> list[str]:
     """Say what would be read, run and written."""
     clouds = _clouds_of(job)
-    rows = rows_of_ranks(clouds.plan, job.ghost_batch, max(1, job.runtime.num_workers))
+    rows = rows_of_ranks(clouds.plan, job.ghost_batch, job.runtime.most_workers)
     begins = f"from {job.weights}" if job.weights else "from scratch"
     split = clouds.split
     return [

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from cluster.record import done_stage, keep_or_start
-from cluster.runtime import RuntimeConfig, absolute_place
+from cluster.runtime import RuntimeConfig, absolute_place, resume_from
 from cluster.trackers import TrackerName
 from cluster.training import train_to_the_end
 from picpoint.train.claim import check_owner, owner_of
@@ -54,11 +54,7 @@ class PretrainJob(PretrainConfig):
     @property
     def resume_from(self) -> str:
         """`auto`, `never`, or where from."""
-        match self.resume:
-            case bool():
-                return "auto" if self.resume else "never"
-            case _:
-                return self.resume
+        return resume_from(self.resume)
 
     @property
     def command(self) -> str:
