@@ -1,5 +1,6 @@
 """`picpoint tune`: the trials of a study on Ray Tune, as many at once as the cluster holds."""
 
+import dataclasses
 import math
 import os
 from collections.abc import Mapping
@@ -108,6 +109,7 @@ def run(job: TuneJob) -> None:
     """
     out = Path(job.out).resolve()
     keep_or_start(str(out), "tune", job, "", moot=("out", "trial", "retry_failed"))
+    job = dataclasses.replace(job, out=str(out))  # trials run in folders of Tune's
     rows = _run_on_tune(job, out)
     facts = {"commit": commit(), "versions": versions()}
     write_study(job.study, rows, out, facts)

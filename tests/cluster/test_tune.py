@@ -116,9 +116,15 @@ def command(shard_set: Path, out: Path) -> list[str]:
 
 @pytest.mark.slow
 def test_a_study_on_ray_tune_keeps_failures_and_goes_on(
-    shard_set: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    shard_set: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    assert main(command(shard_set, tmp_path)) == 0
+    # As users name folders: Tune's processes, and so its trials, have another working folder.
+    monkeypatch.chdir(tmp_path.parent)
+    relative = Path(tmp_path.name)
+    assert main(command(shard_set, relative)) == 0
     told = capsys.readouterr().out
     assert "| full |" in told
     record = json.loads((tmp_path / "study.json").read_text())
@@ -137,7 +143,7 @@ def test_a_study_on_ray_tune_keeps_failures_and_goes_on(
     # One trial is lost; the same command runs that one alone.
     lost = next(t["trial"] for t in record["trials"] if t["result"]["state"] == "done")
     (tmp_path / "trials" / lost / "result.json").unlink()
-    assert main(command(shard_set, tmp_path)) == 0
+    assert main(command(shard_set, relative)) == 0
     after = {path: path.stat().st_mtime_ns for path in tmp_path.glob("trials/*/log.txt")}
     assert [path.parent.name for path in times if after[path] != times[path]] == [lost]
     assert json.loads((tmp_path / "study.json").read_text())["table"] == record["table"]
