@@ -21,7 +21,8 @@ test: $(READY)
 		-m "not slow and not gpu and not kaolin and not remote"
 
 faults: $(READY)
-	$(BIN)/python -m pytest -m "slow and not gpu and not kaolin and not remote" --timeout 1200
+	$(BIN)/python -m pytest -n 2 --dist loadfile --timeout 1200 \
+		-m "slow and not gpu and not kaolin and not remote"
 
 check: $(READY)
 	$(BIN)/ruff check .

@@ -91,7 +91,7 @@ class RemoteStore:
     @property
     def concurrency(self) -> int:
         """Waiting for the network, not the processor, takes the time."""
-        return 8
+        return 16
 
     @_tried_again
     def get(self, name: str) -> bytes:

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -69,7 +69,12 @@ def s3_server(folder: Path) -> Generator[S3Server]:
                 *(weed, "mini", f"-dir={folder}", "-ip=127.0.0.1", f"-bucket={BUCKET}"),
                 *(f"-s3.port={s3}", f"-filer.port={filer}", f"-volume.port={volume}"),
                 *(f"-master.port={master}", f"-admin.port={admin}", "-admin.ui=false"),
-                "-webdav=false",
+                *(
+                    "-webdav=false",
+                    "-s3.port.iceberg=0",
+                    "-s3.port.lance=0",
+                    "-master.telemetry=false",
+                ),
             ],
             stdout=log,
             stderr=subprocess.STDOUT,
@@ -85,12 +90,12 @@ def s3_server(folder: Path) -> Generator[S3Server]:
 
 
 def free_port() -> int:
-    """Give a port that nobody listens on, and whose gRPC neighbour (+10000) exists."""
+    """Give a port on which nobody listens, nor on its gRPC neighbour (+10000)."""
     while True:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-        if port < 55_000:
+        with suppress(OSError, OverflowError), socket.socket() as one, socket.socket() as other:
+            one.bind(("127.0.0.1", 0))
+            port = one.getsockname()[1]
+            other.bind(("127.0.0.1", port + 10_000))
             return port
 
 
