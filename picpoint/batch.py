@@ -12,7 +12,7 @@ World frame: right-handed, y up, the shape inside the unit sphere. Pixels: u to 
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -149,8 +149,15 @@ class LossTerms:
 AnyBatch = TypeVar("AnyBatch", PairBatch, CloudBatch)
 
 
+def pinned(batches: Iterator[AnyBatch], device: torch.device) -> Iterator[AnyBatch]:
+    """Keep batches for a GPU in pages from which copying does not hold up the processor."""
+    if device.type != "cuda":
+        return batches
+    return (_each_tensor(batch, Tensor.pin_memory) for batch in batches)
+
+
 def move_batch(batch: AnyBatch, device: torch.device) -> AnyBatch:
-    """Copy the tensors of a batch to a device."""
+    """Copy the tensors of a batch to a device; from pinned memory, without waiting."""
     return _each_tensor(batch, lambda tensor: tensor.to(device, non_blocking=True))
 
 

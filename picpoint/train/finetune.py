@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from picpoint.batch import CloudBatch, move_batch
+from picpoint.batch import CloudBatch, move_batch, pinned
 from picpoint.data.clouds import training_clouds
 from picpoint.data.dataset import Dataset, open_dataset
 from picpoint.data.prefetch import prefetch
@@ -205,7 +205,7 @@ def _open_run(config: FinetuneConfig, run_dir: Path, device: torch.device, resum
         clouds=clouds,
         state=state,
         model=distributed(state.model, num_ranks(), device),
-        batches=prefetch(batches, config.data.read_ahead),
+        batches=prefetch(pinned(batches, device), config.data.read_ahead),
         device=device,
         precision=precision,
         run_dir=run_dir,

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import torch
 
+from picpoint.batch import pinned
 from picpoint.data.pairs import training_batches
 from picpoint.data.prefetch import prefetch
 from picpoint.losses.gather import num_ranks, this_rank
@@ -175,7 +176,7 @@ def _open_run(config: PretrainConfig, run_dir: Path, device: torch.device, resum
         state=state,
         model=distributed(state.model, ranks, device),
         teacher=teacher,
-        batches=prefetch(batches, data.read_ahead),
+        batches=prefetch(pinned(batches, device), data.read_ahead),
         rank=rank,
         rows_per_rank=rows_of_ranks(plan, config.ghost_batch, ranks),
         total_steps=config.epochs * plan.batches_per_epoch,

@@ -3,7 +3,9 @@ from collections.abc import Iterator
 from itertools import count, islice
 
 import pytest
+import torch
 
+from picpoint.batch import CloudBatch, move_batch, pinned
 from picpoint.data.prefetch import prefetch
 
 
@@ -51,3 +53,23 @@ def test_closing_ends_the_thread() -> None:
     assert prefetch_threads()
     items.close()
     assert not prefetch_threads()
+
+
+@pytest.mark.gpu
+def test_batches_for_a_gpu_are_pinned() -> None:
+    batch = CloudBatch(
+        keys=("a",),
+        points=torch.rand(1, 8, 3),
+        features=torch.empty(1, 8, 0),
+        labels=torch.zeros(1, dtype=torch.int64),
+        point_labels=torch.empty(1, 0, dtype=torch.int64),
+        valid=torch.ones(1, dtype=torch.bool),
+    )
+    (found,) = pinned(iter([batch]), torch.device("cuda"))
+    assert found.points.is_pinned()
+    assert torch.equal(move_batch(found, torch.device("cuda")).points.cpu(), batch.points)
+
+
+def test_batches_for_a_cpu_are_handed_on_as_they_are() -> None:
+    batches = iter([])
+    assert pinned(batches, torch.device("cpu")) is batches
