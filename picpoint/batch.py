@@ -136,14 +136,18 @@ class LossTerms:
         local: this rank's share of the local term, before weighting.
         pooled: this rank's share of the global term, before weighting.
         local_top1: this rank's share of the local retrieval accuracy (point -> pixel), 0..1.
+        local_top1_back: the same the other way round (pixel -> point).
         pooled_top1: this rank's share of the global retrieval accuracy (shape -> picture), 0..1.
+        pooled_top1_back: the same the other way round (picture -> shape).
     """
 
     total: Float[Tensor, ""]
     local: Float[Tensor, ""]
     pooled: Float[Tensor, ""]
     local_top1: Float[Tensor, ""]
+    local_top1_back: Float[Tensor, ""]
     pooled_top1: Float[Tensor, ""]
+    pooled_top1_back: Float[Tensor, ""]
 
 
 AnyBatch = TypeVar("AnyBatch", PairBatch, CloudBatch)

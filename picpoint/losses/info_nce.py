@@ -62,10 +62,17 @@ class LossConfig:
 
 @dataclass(frozen=True, slots=True)
 class _Score:
-    """Sums over this rank's rows: of the loss, and of how many rows found their partner first."""
+    """Sums over this rank's rows: of the loss, and of how many found their partner first.
+
+    Attributes:
+        loss: of both directions, halved.
+        found: points that found their pixel, or shapes their picture.
+        found_back: the other way round.
+    """
 
     loss: Float[Tensor, ""]
     found: Float[Tensor, ""]
+    found_back: Float[Tensor, ""]
 
 
 def pretraining_loss(
@@ -94,7 +101,9 @@ def pretraining_loss(
         local=local_loss,
         pooled=pooled_loss,
         local_top1=local.found / num_pairs,
+        local_top1_back=local.found_back / num_pairs,
         pooled_top1=pooled.found / num_pictures,
+        pooled_top1_back=pooled.found_back / num_pictures,
     )
 
 
@@ -109,13 +118,16 @@ def _pooled_score(
     gathered = gather_rows(torch.cat([points[:, None], pictures], dim=1), rows_per_rank)
     all_valid = gather_rows(valid.to(points.dtype), rows_per_rank) > 0
     own = sum(rows_per_rank[: this_rank()]) + torch.arange(len(valid), device=valid.device)
-    loss, found = points.new_zeros(()), points.new_zeros(())
+    loss, found, found_back = points.new_zeros(3).unbind()
     for view in range(pictures.shape[1]):
-        forth, is_found = contrast_rows(points / temperature, gathered[:, 1 + view], own, all_valid)
-        back, _ = contrast_rows(pictures[:, view] / temperature, gathered[:, 0], own, all_valid)
+        forth, finds = contrast_rows(points / temperature, gathered[:, 1 + view], own, all_valid)
+        back, finds_back = contrast_rows(
+            pictures[:, view] / temperature, gathered[:, 0], own, all_valid
+        )
         loss = loss + (forth + back).masked_fill(~valid, 0).sum() / 2
-        found = found + (is_found & valid).sum()
-    return _Score(loss=loss, found=found)
+        found = found + (finds & valid).sum()
+        found_back = found_back + (finds_back & valid).sum()
+    return _Score(loss, found, found_back)
 
 
 def _local_score(embeddings: Embeddings, temperature: Temperature, config: LossConfig) -> _Score:
@@ -135,9 +147,9 @@ def _local_score(embeddings: Embeddings, temperature: Temperature, config: LossC
     logits = points @ pixels.mT / temperature
     allowed = mask[..., None, :] & (cell[..., :, None] != cell[..., None, :])
     own = torch.arange(mask.shape[-1], device=mask.device)
-    forth = _contrast(logits, own, allowed, mask)
-    back = _contrast(logits.mT, own, allowed, mask)
-    return _Score(loss=(forth.loss + back.loss) / 2, found=forth.found)
+    forth, found = _contrast(logits, own, allowed, mask)
+    back, found_back = _contrast(logits.mT, own, allowed, mask)
+    return _Score((forth + back) / 2, found, found_back)
 
 
 def _grouped(
@@ -152,8 +164,8 @@ def _contrast(
     own: Int64[Tensor, " n"],
     allowed: Bool[Tensor, "*#batch n m"],
     counted: Bool[Tensor, "*#batch n"],
-) -> _Score:
-    """Sum the cross-entropy of finding one's partner.
+) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+    """Sum the cross-entropy of finding one's partner, and count the rows that find it first.
 
     Args:
         logits: similarity of each row to each candidate, over the temperature.
@@ -169,10 +181,7 @@ def _contrast(
     # A tie is not a find: embeddings that have all collapsed to one point score 0.
     found = candidates.detach().masked_fill(is_own, -torch.inf).amax(dim=-1) < positive.detach()
     counted = counted.expand(loss.shape)
-    return _Score(
-        loss=loss.masked_fill(~counted, 0).sum(),
-        found=(found & counted).sum().to(loss.dtype),
-    )
+    return loss.masked_fill(~counted, 0).sum(), (found & counted).sum().to(loss.dtype)
 
 
 def _wide(rows: Float[Tensor, "*n D"], mask: Bool[Tensor, "*n"]) -> Float[Tensor, "*n D"]:

@@ -38,8 +38,11 @@ class StepReport:
         loss: the objective.
         loss_local: its local term, before weighting.
         loss_pooled: its global term, before weighting.
+        temperature: of the step.
         local_top1: local retrieval accuracy (point -> pixel), 0..1.
+        local_top1_back: the same the other way round (pixel -> point).
         pooled_top1: global retrieval accuracy (shape -> picture), 0..1.
+        pooled_top1_back: the same the other way round (picture -> shape).
         lr: learning rate of the step.
         grad_norm: of the step's gradient, before the update.
         alignment: mean squared distance of shapes to their pictures, 0..4.
@@ -57,8 +60,11 @@ class StepReport:
     loss: float
     loss_local: float
     loss_pooled: float
+    temperature: float
     local_top1: float
+    local_top1_back: float
     pooled_top1: float
+    pooled_top1_back: float
     lr: float
     grad_norm: float
     alignment: float

@@ -118,7 +118,9 @@ def pretrain(
                     warned = True
                 elapsed_s = time.perf_counter() - started
                 pace = _Pace(step - first_step, num_corrupt, elapsed_s, waited_s)
-                report = _report(run, totals, health, pace)
+                learnt = embeddings.temperature
+                temperature = config.loss.temperature if learnt is None else learnt.item()
+                report = _report(run, totals, temperature, health, pace)
                 write_report(log, report)
             # After the log, which a resume cuts to where the checkpoint was: no line is ever lost.
             if run.rank == 0 and (last or config.is_checkpoint_due(step)):
@@ -186,7 +188,9 @@ def _open_run(config: PretrainConfig, run_dir: Path, device: torch.device, resum
     )
 
 
-def _report(run: Run, totals: Totals, health: EmbeddingHealth, pace: _Pace) -> StepReport:
+def _report(
+    run: Run, totals: Totals, temperature: float, health: EmbeddingHealth, pace: _Pace
+) -> StepReport:
     samples_seen, global_batch = run.state.samples_seen, run.config.global_batch
     step = samples_seen // global_batch
     return StepReport(
@@ -196,8 +200,11 @@ def _report(run: Run, totals: Totals, health: EmbeddingHealth, pace: _Pace) -> S
         loss=totals.loss,
         loss_local=totals.local,
         loss_pooled=totals.pooled,
+        temperature=temperature,
         local_top1=totals.local_top1,
+        local_top1_back=totals.local_top1_back,
         pooled_top1=totals.pooled_top1,
+        pooled_top1_back=totals.pooled_top1_back,
         lr=run.state.optimizer.param_groups[0]["lr"],
         grad_norm=totals.grad_norm,
         alignment=health.alignment,

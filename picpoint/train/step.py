@@ -1,5 +1,6 @@
 """What is one update of the weights? Forward, loss, backward, and what all ranks agree on."""
 
+import dataclasses
 from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,13 +26,15 @@ from picpoint.train.state import TrainState, learning_rate
 
 @dataclass(frozen=True, slots=True)
 class Totals:
-    """What all ranks agree on after each backward pass, over the global batch."""
+    """What all ranks agree on after each backward pass: first the sums of `LossTerms`."""
 
     loss: float
     local: float
     pooled: float
     local_top1: float
+    local_top1_back: float
     pooled_top1: float
+    pooled_top1_back: float
     num_corrupt: int
     stop: bool
     grad_norm: float
@@ -121,7 +124,7 @@ def _backward(run: Run, batch: PairBatch) -> tuple[Embeddings, LossTerms]:
 
 def _sum_over_ranks(terms: LossTerms, model: nn.Module, batch: PairBatch, stop: bool) -> Totals:
     """Sum each rank's share; gradients are those of the global batch already."""
-    shares = [terms.total, terms.local, terms.pooled, terms.local_top1, terms.pooled_top1]
+    shares = [getattr(terms, field.name) for field in dataclasses.fields(terms)]
     counts = [(~batch.valid).sum(), terms.total.new_tensor(float(stop))]
     sums = torch.stack([share.detach().double() for share in [*shares, *counts]])
     if dist.is_initialized():
@@ -129,16 +132,5 @@ def _sum_over_ranks(terms: LossTerms, model: nn.Module, batch: PairBatch, stop: 
     gradients = [p.grad for p in model.parameters() if p.grad is not None]
     grad_norm = torch.nn.utils.get_total_norm(gradients).double()
     # Everything leaves the device at once.
-    loss, local, pooled, local_top1, pooled_top1, num_corrupt, stops, norm = torch.cat(
-        [sums, grad_norm[None]]
-    ).tolist()
-    return Totals(
-        loss=loss,
-        local=local,
-        pooled=pooled,
-        local_top1=local_top1,
-        pooled_top1=pooled_top1,
-        num_corrupt=int(num_corrupt),
-        stop=stops > 0,
-        grad_norm=norm,
-    )
+    *shares, num_corrupt, stops, norm = torch.cat([sums, grad_norm[None]]).tolist()
+    return Totals(*shares, num_corrupt=int(num_corrupt), stop=stops > 0, grad_norm=norm)
