@@ -43,6 +43,18 @@ def mean_iou(counts: Int64[Tensor, "classes classes"]) -> float:
     return (right / union.double()).nanmean().item()
 
 
+def scene_figures(counts: Int64[Tensor, "classes classes"]) -> dict[str, float]:
+    """Give what scene benchmarks tell: mIoU, mean class accuracy, accuracy of all points.
+
+    Of several folds the counts are added first: "6-fold" of S3DIS is one figure of the sum.
+    """
+    return {
+        "miou": mean_iou(counts),
+        "mean_class_accuracy": mean_class_accuracy(counts),
+        "point_accuracy": accuracy(counts),
+    }
+
+
 def shape_iou(
     predicted: Int64[Tensor, " N"], truth: Int64[Tensor, " N"], parts: range
 ) -> Float[Tensor, ""]:

@@ -10,12 +10,12 @@ from torch import Tensor, nn
 from picpoint.batch import CloudBatch
 from picpoint.encoders.dgcnn import DgcnnConfig
 from picpoint.encoders.pointnext import PointNextConfig
-from picpoint.encoders.segment_dgcnn import DGCNN_PARTS, DgcnnSegmenter
+from picpoint.encoders.segment_dgcnn import DGCNN_PARTS, DGCNN_SCENES, DgcnnSegmenter
 from picpoint.encoders.segment_pointnext import PointNextSegmenter, PointNextSegmenterConfig
 from picpoint.heads.tasks import DGCNN_CLASSIFIER, POINTNEXT_CLASSIFIER, Classifier
 from picpoint.model import PointEncoderConfig, build_point_encoder
 
-TaskName = Literal["classify", "parts"]
+TaskName = Literal["classify", "parts", "scenes"]
 
 
 class ClassificationNetwork(nn.Module):
@@ -106,7 +106,50 @@ class PartsNetwork(nn.Module):
                 return self.segmenter(batch.points, batch.features, batch.labels, batch.valid)
 
 
-TaskNetwork = ClassificationNetwork | PartsNetwork
+class ScenesNetwork(nn.Module):
+    """The segmentation form of a point encoder, for scenes.
+
+    Args:
+        config: the encoder's shape. PointNeXt's stages are taken over; DGCNN's published network
+            for scenes has stages of its own, of which only the number of neighbours is chosen.
+        num_classes: scores of each point.
+        num_features: of each point. DGCNN sees nothing else, and its first layer searches
+            neighbours by the last three; PointNeXt sees the positions, too.
+        ghost_batch: clouds that share BatchNorm statistics.
+    """
+
+    def __init__(
+        self, config: PointEncoderConfig, num_classes: int, num_features: int, ghost_batch: int
+    ) -> None:
+        super().__init__()
+        match config:
+            case DgcnnConfig():
+                shape = replace(
+                    DGCNN_SCENES,
+                    in_channels=num_features,
+                    num_classes=num_classes,
+                    num_neighbours=config.num_neighbours,
+                )
+                self.segmenter = DgcnnSegmenter(shape, ghost_batch)
+            case PointNextConfig():
+                segmenter = PointNextSegmenterConfig(config, num_features, num_classes)
+                self.segmenter = PointNextSegmenter(segmenter, ghost_batch)
+
+    @property
+    def trunk(self) -> nn.Module:
+        """What takes the weights of a pre-trained encoder."""
+        return self.segmenter
+
+    def forward(self, batch: CloudBatch) -> Float[Tensor, "B N classes"]:
+        """Score the classes of each point, before any softmax."""
+        match self.segmenter:
+            case DgcnnSegmenter():
+                return self.segmenter(batch.features, None, batch.valid)
+            case PointNextSegmenter():
+                return self.segmenter(batch.points, batch.features, None, batch.valid)
+
+
+TaskNetwork = ClassificationNetwork | PartsNetwork | ScenesNetwork
 
 
 def needs_farthest_first(config: PointEncoderConfig) -> bool:

@@ -5,6 +5,7 @@
     normals.npy        float32 (P, 3)    outward normals; left out where there are none
     colors.npy         uint8 (P, 3)      sRGB; left out where there are none
     point_labels.npy   uint8 (P,)        part or thing that each point belongs to; likewise
+    places.npy         float32 (P, 3)    at what share of its room's extent it lies, 0..1; likewise
     cloud.json         UTF-8             source_id, label; keys sorted
 
 Points keep their order: public protocols say "the first 1,024 points".
@@ -23,6 +24,7 @@ from shards.errors import CodecError
 from shards.schema import COLORS, NORMALS, POINTS, SchemaError, sample_key
 
 POINT_LABELS = "point_labels.npy"
+PLACES = "places.npy"
 CLOUD_META = "cloud.json"
 
 # Dtype and shape, where 0 stands for any length.
@@ -31,6 +33,7 @@ CLOUD_ARRAYS: dict[str, tuple[str, tuple[int, ...]]] = {
     NORMALS: ("<f4", (0, 3)),
     COLORS: ("|u1", (0, 3)),
     POINT_LABELS: ("|u1", (0,)),
+    PLACES: ("<f4", (0, 3)),
 }
 
 _META_FIELDS = {"source_id", "label"}
@@ -47,6 +50,7 @@ class Cloud:
         normals: 0 rows where there are none, or where a reader was not asked for them.
         colors: likewise.
         point_labels: likewise.
+        places: likewise.
         extras: arrays of column sets that were read along, by member name.
     """
 
@@ -61,6 +65,9 @@ class Cloud:
     )
     point_labels: UInt8[np.ndarray, " P_labels"] = field(
         default_factory=lambda: np.zeros(0, np.uint8)
+    )
+    places: Float32[np.ndarray, "P_places 3"] = field(
+        default_factory=lambda: np.zeros((0, 3), np.float32)
     )
     extras: dict[str, np.ndarray] = field(default_factory=dict)
 
@@ -82,6 +89,7 @@ class Cloud:
             NORMALS: self.normals,
             COLORS: self.colors,
             POINT_LABELS: self.point_labels,
+            PLACES: self.places,
         }
 
 
@@ -149,9 +157,8 @@ def decode_cloud(members: Mapping[str, bytes], check_values: bool = True) -> Clo
         return decode_array(members[name], dtype, shape) if name in members else _NO_ROWS[name]
 
     source_id, label = _decode_meta(members[CLOUD_META])
-    cloud = Cloud(
-        source_id, label, array(POINTS), array(NORMALS), array(COLORS), array(POINT_LABELS)
-    )
+    # In the order of the fields.
+    cloud = Cloud(source_id, label, *map(array, CLOUD_ARRAYS))
     if check_values:
         check_cloud(cloud)
     elif any(len(each) not in (0, cloud.num_points) for each in cloud.arrays.values()):

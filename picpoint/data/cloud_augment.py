@@ -21,6 +21,7 @@ class CloudAugmentConfig:
         mirror: chance, for x and for z each, that the cloud is mirrored along it.
         shift: largest shift along each axis, in units of the (normalised) cloud.
         jitter: standard deviation of noise on each coordinate, clipped at three of it.
+        color_drop: chance that all colours of a cloud are 0, for networks that take colours.
     """
 
     rotation: Literal["none", "yaw", "any"] = "none"
@@ -30,6 +31,7 @@ class CloudAugmentConfig:
     mirror: float = 0.0
     shift: float = 0.2
     jitter: float = 0.0
+    color_drop: float = 0.0
 
     def __post_init__(self) -> None:
         if not 0 < self.scale_min <= self.scale_max:
@@ -42,8 +44,11 @@ class CloudAugmentConfig:
                 raise ValueError(
                     f"data.augment.{name}={getattr(self, name)}: must be 0 or more; 0 for none"
                 )
-        if not 0 <= self.mirror <= 1:
-            raise ValueError(f"data.augment.mirror={self.mirror}: a chance is from 0 to 1")
+        for name in ("mirror", "color_drop"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(
+                    f"data.augment.{name}={getattr(self, name)}: a chance is from 0 to 1"
+                )
 
 
 UNCHANGED = CloudAugmentConfig(scale_min=1.0, scale_max=1.0, scale_axes=False, shift=0.0)

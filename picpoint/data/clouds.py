@@ -25,14 +25,21 @@ from picpoint.data.cloud_augment import (
 from picpoint.data.dataset import Dataset, DatasetError
 from picpoint.ops.farthest import farthest_order
 from shards.cache import CacheConfig
-from shards.clouds import POINT_LABELS, Cloud
+from shards.clouds import PLACES, POINT_LABELS, Cloud
 from shards.member_reader import Request
 from shards.plan import ReadPlan
-from shards.schema import NORMALS
+from shards.schema import COLORS, NORMALS
 
 # What a network may be told of a point besides its position.
-PointFeature = Literal["position", "normal", "height"]
-_WIDTHS: dict[PointFeature, int] = {"position": 3, "normal": 3, "height": 1}
+PointFeature = Literal["position", "normal", "height", "color", "place"]
+_WIDTHS: dict[PointFeature, int] = {
+    "position": 3,
+    "normal": 3,
+    "height": 1,  # above the lowest point
+    "color": 3,  # 0..1
+    "place": 3,  # share of the room's extent
+}
+_MEMBER_OF: dict[PointFeature, str] = {"normal": NORMALS, "color": COLORS, "place": PLACES}
 
 _READ_AHEAD_CLOUDS = 64
 
@@ -126,8 +133,8 @@ class CloudView:
     @property
     def members(self) -> tuple[str, ...]:
         """What is to be read besides the points."""
-        normals = (NORMALS,) if "normal" in self.features else ()
-        return (*normals, POINT_LABELS) if self.with_point_labels else normals
+        of_features = tuple(_MEMBER_OF[name] for name in self.features if name in _MEMBER_OF)
+        return (*of_features, POINT_LABELS) if self.with_point_labels else of_features
 
     @property
     def num_features(self) -> int:
@@ -266,27 +273,43 @@ def make_item(
         case "random":
             chosen = generator.choice(cloud.num_points, view.num_points, replace=False)
     points = cloud.points[chosen]
-    normals = cloud.normals[chosen] if len(cloud.normals) else cloud.normals
+    normals, colors, places = (
+        array[chosen] if len(array) else array
+        for array in (cloud.normals, cloud.colors, cloud.places)
+    )
     if config.normalise == "unit_sphere":
         points = to_unit_sphere(points)
     height = points[:, 1:2] - points[:, 1].min()
     changed = change_cloud(points, normals, augment, generator)
+    kept = colors / np.float32(255)
+    if augment.color_drop and generator.random() < augment.color_drop:
+        kept = np.zeros_like(kept)
     order = farthest_order(changed.points) if view.farthest_first else np.arange(len(points))
     labels = cloud.point_labels[chosen] if view.with_point_labels else cloud.point_labels[:0]
     return CloudItem(
         key=cloud.key,
         points=changed.points[order],
-        features=_features(view, changed, height)[order],
+        features=_features(view, changed, height, kept, places)[order],
         label=label,
         point_labels=(labels[order] if len(labels) else labels).astype(np.int64),
     )
 
 
 def _features(
-    view: CloudView, changed: ChangedCloud, height: Float32[np.ndarray, "N 1"]
+    view: CloudView,
+    changed: ChangedCloud,
+    height: Float32[np.ndarray, "N 1"],
+    colors: Float32[np.ndarray, "N_colors 3"],
+    places: Float32[np.ndarray, "N_places 3"],
 ) -> Float32[np.ndarray, "N C"]:
-    """Put the features of the points side by side; the height is that before any change."""
-    of = {"position": changed.points, "normal": changed.normals, "height": height}
+    """Put the features of the points side by side; height and place are those before any change."""
+    of: dict[PointFeature, np.ndarray] = {
+        "position": changed.points,
+        "normal": changed.normals,
+        "height": height,
+        "color": colors,
+        "place": places,
+    }
     empty = np.zeros((len(changed.points), 0), np.float32)
     return np.concatenate([empty, *(of[name] for name in view.features)], axis=1)
 

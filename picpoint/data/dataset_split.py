@@ -26,21 +26,35 @@ def split_clouds(config: CloudDataConfig, dataset: Dataset) -> Split:
     """Split a data set as a config says.
 
     Raises:
-        DatasetError: no such split, a cloud without a class, or a class that is measured on and not
-            learnt.
+        DatasetError: no such split; and of a data set whose clouds have classes, a cloud without
+            one, or a class that is measured on and not learnt.
     """
     train = dataset.rows_of(config.train)
     match config.evaluate_on:
         case "test":
             evaluated = dataset.rows_of(config.test)
         case "validation":
-            labels, share = dataset.labels, config.validation_share
-            evaluated = take_share(train, labels, share, config.split_seed)
+            evaluated = _take(dataset, train, config.validation_share, config.split_seed)
             train = np.setdiff1d(train, evaluated)
     if config.label_share < 1:
-        train = take_share(train, dataset.labels, config.label_share, config.split_seed)
-    _check_labels(dataset, train, evaluated)
+        train = _take(dataset, train, config.label_share, config.split_seed)
+    if dataset.info.class_names:
+        _check_labels(dataset, train, evaluated)
     return Split(train, evaluated)
+
+
+def _take(
+    dataset: Dataset, rows: Int64[np.ndarray, " n"], share: float, seed: int
+) -> Int64[np.ndarray, " m"]:
+    """Draw a share of every class; of scenes whole rooms, of which neighbours would tell."""
+    if dataset.info.class_names:
+        return take_share(rows, dataset.labels, share, seed)
+    (source_ids,) = dataset.reader.manifest.read_texts("source_id")
+    rooms = np.array([source_ids[row].rpartition("/")[0] for row in rows.tolist()])
+    names = np.unique(rooms)
+    count = max(1, round(share * len(names)))
+    taken = np.random.default_rng([seed, 0]).permutation(len(names))[:count]
+    return rows[np.isin(rooms, names[taken])]
 
 
 def take_share(

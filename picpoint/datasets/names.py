@@ -11,6 +11,7 @@ DatasetName = Literal[
     "scanobjectnn_pb_t50_rs",
     "shapenetpart_h5",
     "shapenetpart_text",
+    "s3dis_blocks",
     "folder",
     "rendered",
 ]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from picpoint.data.dataset import write_info
 from picpoint.data.split import HoldoutConfig
-from picpoint.datasets import folder, modelnet, rendered, scanobjectnn, shapenetpart
+from picpoint.datasets import folder, modelnet, rendered, s3dis, scanobjectnn, shapenetpart
 from picpoint.datasets.names import CLOUDS_PER_SHARD, DatasetName
 from picpoint.datasets.source import BrokenDataError, CloudSource
 from shards.cloud_sets import write_clouds
@@ -45,6 +45,8 @@ def open_source(
             return shapenetpart.open_h5(root)
         case "shapenetpart_text":
             return shapenetpart.open_text(root)
+        case "s3dis_blocks":
+            return s3dis.open_blocks(root)
         case "folder":
             return folder.open_folder(root, num_points)
         case "rendered":
@@ -106,9 +108,12 @@ def _check(
     name = source.info.name
     if not counts:
         raise BrokenDataError(f"{name}: no clouds; is --from the right folder?")
-    if source.published and dict(counts) != dict(source.published) and not partial:
+    of_all = source.num_published
+    expected = _told(source.published) or (of_all and f"{of_all} of all splits")
+    is_whole = dict(counts) == dict(source.published) or counts.total() == of_all
+    if expected and not is_whole and not partial:
         raise BrokenDataError(
-            f"{name}: {_told(counts)} clouds, published are {_told(source.published)}; fetch it "
+            f"{name}: {_told(counts)} clouds, published are {expected}; fetch it "
             "again, or take what is there with --partial (results are then not comparable)"
         )
     learnt = classes.get("train", set())

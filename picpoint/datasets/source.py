@@ -30,12 +30,14 @@ class CloudSource:
     Attributes:
         info: names of classes and parts.
         published: clouds of each split, as published; {} where that is not known.
-        read: gives all clouds, one split after the other, one at a time.
+        read: gives all clouds, one at a time.
+        num_published: clouds of all splits together, where only that is known; 0 where not.
     """
 
     info: DatasetInfo
     published: Mapping[str, int]
     read: Callable[[], Iterator[Cloud]]
+    num_published: int = 0
 
 
 def find_file(folder: Path, name: str, url: str) -> Path:

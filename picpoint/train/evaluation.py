@@ -12,7 +12,14 @@ from picpoint.batch import CloudBatch, move_batch
 from picpoint.data.clouds import evaluation_clouds
 from picpoint.data.dataset import Dataset
 from picpoint.losses.gather import global_sum, num_ranks, this_rank
-from picpoint.scores import PartScores, accuracy, confusion, mean_class_accuracy, shape_iou
+from picpoint.scores import (
+    PartScores,
+    accuracy,
+    confusion,
+    mean_class_accuracy,
+    scene_figures,
+    shape_iou,
+)
 from picpoint.task_model import TaskNetwork
 from picpoint.train.finetune_settings import FinetuneConfig
 from picpoint.train.precision import ResolvedPrecision, autocast
@@ -24,7 +31,8 @@ class Evaluation:
 
     Attributes:
         figures: by name, each 0..1; `*_voted` where probabilities of several views were added.
-        confusion: row of the true class, column of the predicted one; of points, for parts.
+        confusion: row of the true class, column of the predicted one; of points, for parts
+            and scenes.
     """
 
     figures: dict[str, float]
@@ -108,6 +116,10 @@ class _Tally:
         if self.task == "classify":
             self.confusion += confusion(scores.argmax(-1), batch.labels, len(self.confusion))
             return
+        if self.task == "scenes":
+            truth = batch.point_labels.flatten()
+            self.confusion += confusion(scores.argmax(-1).flatten(), truth, len(self.confusion))
+            return
         for cloud, label in enumerate(batch.labels.tolist()):
             start, stop = self.info.parts_of_class[self.info.class_names[label]]
             truth = batch.point_labels[cloud]
@@ -127,6 +139,8 @@ class _Tally:
                 "mean_class_accuracy": mean_class_accuracy(counts),
             }
             return Evaluation(figures, counts.cpu())
+        if self.task == "scenes":
+            return Evaluation(scene_figures(counts), counts.cpu())
         overlap, shapes = global_sum(self.overlap), global_sum(self.shapes)
         own, of_all = PartScores(overlap[0], shapes), PartScores(overlap[1], shapes)
         figures = {

@@ -17,7 +17,7 @@ from picpoint.train.settings import JsonValue
 RESULT_FILE = "result.json"
 
 # The figure that a task is judged by, and so which evaluation is the best.
-MAIN_FIGURE = {"classify": "accuracy", "parts": "instance_miou"}
+MAIN_FIGURE = {"classify": "accuracy", "parts": "instance_miou", "scenes": "miou"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ class FinetuneResult:
         num_train: clouds trained on.
         num_evaluated: clouds measured on.
         class_names: in the order of the confusion matrix, for `classify`.
-        part_names: likewise, for `parts`.
+        part_names: likewise, for `parts` and `scenes`.
         last: figures after the last epoch.
         best: figures of the evaluation that was best by the task's main figure.
         best_epoch: when that was.

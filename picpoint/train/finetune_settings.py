@@ -13,6 +13,7 @@ from picpoint.model import PointEncoderConfig
 from picpoint.task_model import (
     ClassificationNetwork,
     PartsNetwork,
+    ScenesNetwork,
     TaskName,
     TaskNetwork,
     needs_farthest_first,
@@ -31,18 +32,30 @@ _MOOT = (
 )
 
 
+# What the published networks are told of a point; positions apart where they take these by nature.
+_PUBLISHED_FEATURES: dict[tuple[TaskName, str], tuple[PointFeature, ...]] = {
+    ("parts", "dgcnn"): (),
+    ("parts", "pointnext"): ("position", "normal", "height"),
+    ("scenes", "dgcnn"): ("position", "color", "place"),
+    ("scenes", "pointnext"): ("color", "height"),
+}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FinetuneConfig:
     """A fine-tuning run, but for where it runs.
 
     Attributes:
-        task: `classify` whole clouds, or tell the `parts` of objects whose class is known.
+        task: `classify` whole clouds, tell the `parts` of objects whose class is known, or the
+            things of `scenes`.
         data: labelled clouds.
         point_encoder: shape of the encoder; that of `weights`, where there are some.
         weights: pre-trained encoder: a folder, a name on the Hub or a run; "" begins from scratch.
         initialise: beginnings of names of tensors that begin anew where shapes differ.
         freeze: the encoder keeps its weights, and only the head learns (`classify`).
-        point_features: of each point, for `parts`; PointNeXt's published network takes all three.
+        point_features: of each point, for `parts` and `scenes`; none names those of the published
+            network: for parts PointNeXt takes position, normal and height, and DGCNN the position
+            alone; for scenes PointNeXt takes color and height, DGCNN position, color and place.
         optim: optimiser.
         label_smoothing: share of the target that is spread over all classes.
         clip_grad_norm: longest gradient; 0 leaves it.
@@ -68,7 +81,7 @@ class FinetuneConfig:
     weights: str = ""
     initialise: tuple[str, ...] = ()
     freeze: bool = False
-    point_features: tuple[PointFeature, ...] = ("position", "normal", "height")
+    point_features: tuple[PointFeature, ...] = ()
     label_smoothing: float = 0.2
     clip_grad_norm: float = 0.0
     global_batch: int = 32
@@ -106,6 +119,21 @@ class FinetuneConfig:
                 "task=classify and weights=..."
             )
 
+        if self.task == "scenes" and self.data.normalise != "none":
+            raise ValueError(
+                f"data.normalise={self.data.normalise}: lengths of scenes are metres, and places "
+                "are told by them; task=scenes needs data.normalise=none"
+            )
+        if (
+            self.task == "parts"
+            and self.point_features
+            and isinstance(self.point_encoder, DgcnnConfig)
+        ):
+            raise ValueError(
+                f"point_features={list(self.point_features)}: DGCNN for parts takes positions "
+                "alone; leave them out, or take point_encoder=pointnext_s"
+            )
+
     def checkpoints_of(self, run_dir: Path) -> str:
         """Tell where the checkpoints of a run lie."""
         return self.checkpoints or str(run_dir / "checkpoints")
@@ -122,9 +150,9 @@ class FinetuneConfig:
         match self.task:
             case "classify":
                 return CloudView(self.data.num_points, farthest_first)
-            case "parts":
-                takes_none = isinstance(self.point_encoder, DgcnnConfig)
-                features = () if takes_none else self.point_features
+            case "parts" | "scenes":
+                network = "dgcnn" if isinstance(self.point_encoder, DgcnnConfig) else "pointnext"
+                features = self.point_features or _PUBLISHED_FEATURES[self.task, network]
                 return CloudView(self.data.num_points, farthest_first, features, True)
 
 
@@ -151,8 +179,13 @@ def choose_clouds(config: FinetuneConfig, dataset: Dataset) -> Clouds:
     """
     split = split_clouds(config.data, dataset)
     train = split.train
-    if config.task == "parts":
-        _check_parts(dataset)
+    match config.task:
+        case "classify":
+            pass
+        case "parts":
+            _check_parts(dataset)
+        case "scenes":
+            _check_scenes(dataset)
     if len(train) < config.global_batch:
         raise PlanError(
             f"global_batch={config.global_batch}: only {len(train)} clouds of "
@@ -178,6 +211,14 @@ def _check_parts(dataset: Dataset) -> None:
         )
 
 
+def _check_scenes(dataset: Dataset) -> None:
+    if not dataset.info.part_names or dataset.info.parts_of_class:
+        raise DatasetError(
+            f"{dataset.reader.manifest.url}: {dataset.info.name} does not say what things the "
+            "labels of points are; task=scenes needs a data set like S3DIS"
+        )
+
+
 def build_network(config: FinetuneConfig, dataset: Dataset) -> TaskNetwork:
     """Build the network of the task, with initial weights."""
     info = dataset.info
@@ -190,6 +231,13 @@ def build_network(config: FinetuneConfig, dataset: Dataset) -> TaskNetwork:
             return PartsNetwork(
                 config.point_encoder,
                 len(info.class_names),
+                len(info.part_names),
+                config.view.num_features,
+                config.ghost_batch,
+            )
+        case "scenes":
+            return ScenesNetwork(
+                config.point_encoder,
                 len(info.part_names),
                 config.view.num_features,
                 config.ghost_batch,

@@ -87,3 +87,27 @@ def write_shapenetpart_text(folder: Path) -> None:
         listed = [f"shape_data/{synset}/{split}_shape" for synset in ("02954340", "04379243")]
         path = root / "train_test_split" / f"shuffled_{split}_file_list.json"
         path.write_text(json.dumps(listed))
+
+
+# Blocks of each room, in the order of the files.
+S3DIS_ROOMS = {"Area_1_office_1": 2, "Area_5_hallway_6": 1, "Area_1_WC_2": 1}
+
+
+def write_s3dis_blocks(folder: Path) -> None:
+    """Two files of two blocks; rooms of 4 x 5 x 3 metres."""
+    root = folder / "indoor3d_sem_seg_hdf5_data"
+    root.mkdir()
+    lines = [room for room, count in S3DIS_ROOMS.items() for _ in range(count)]
+    (root / "room_filelist.txt").write_text("\n".join(lines) + "\n")
+    authors = "indoor3d_sem_seg_hdf5_data"
+    (root / "all_files.txt").write_text(
+        f"{authors}/ply_data_all_0.h5\n{authors}/ply_data_all_1.h5\n"
+    )
+    for number in range(2):
+        rng = np.random.default_rng(number)
+        places = rng.random((2, 4096, 3))
+        corner = np.array([1.5, 1.5, 0]) if number else np.array([0.5, 0.5, 0])
+        data = np.concatenate([places * [4, 5, 3] - corner, rng.random((2, 4096, 3)), places], -1)
+        with h5py.File(root / f"ply_data_all_{number}.h5", "w") as file:
+            file["data"] = data.astype(np.float32)
+            file["label"] = rng.integers(0, 13, (2, 4096), dtype=np.uint8)

@@ -96,6 +96,51 @@ def test_shapenetpart_text_has_normals_and_parts(tmp_path: Path) -> None:
     assert set(cap.point_labels.tolist()) == {6, 7}
 
 
+def test_s3dis_blocks_have_places_colours_and_things_and_are_named_by_their_rooms(
+    tmp_path: Path,
+) -> None:
+    layouts.write_s3dis_blocks(tmp_path)
+    clouds = read("s3dis_blocks", tmp_path)
+    assert list(clouds) == [
+        *("Area_1/office_1/0000", "Area_1/office_1/0001"),
+        *("Area_5/hallway_6/0000", "Area_1/WC_2/0000"),
+    ]
+    with h5py.File(tmp_path / "indoor3d_sem_seg_hdf5_data" / "ply_data_all_1.h5") as file:
+        rows, labels = file["data"][0], file["label"][0]
+    block = clouds["Area_5/hallway_6/0000"]
+    assert block.label == ""
+    # z is up in the file, and y here.
+    np.testing.assert_array_equal(block.points, rows[:, [0, 2, 1]] * np.float32([1, 1, -1]))
+    np.testing.assert_array_equal(block.places, rows[:, [6, 8, 7]])
+    np.testing.assert_allclose(block.colors / 255, rows[:, 3:6], atol=0.5 / 255 + 1e-6)
+    np.testing.assert_array_equal(block.point_labels, labels)
+    source = open_source("s3dis_blocks", str(tmp_path), 64, HoldoutConfig())
+    with pytest.raises(BrokenDataError, match="published are 23585 of all splits"):
+        prepare(source, str(tmp_path / "out"), partial=False)
+
+
+@pytest.mark.parametrize(
+    ("file", "breaking", "message"),
+    [
+        ("ply_data_all_1.h5", lambda path: _change("label", lambda a: a + 1)(path), "1 to 13"),
+        ("ply_data_all_1.h5", lambda path: _change("data", lambda a: 2 * a)(path), "colours go"),
+        ("ply_data_all_1.h5", lambda path: _change("data", lambda a: a[..., :6])(path), "4096, 6"),
+        ("ply_data_all_1.h5", lambda path: path.unlink(), "not there"),
+        ("all_files.txt", lambda path: path.write_text("ply_data_all_0.h5\n"), "4 blocks, and"),
+        ("room_filelist.txt", lambda path: path.write_text("Area_1_office_1\n"), "more blocks"),
+        ("room_filelist.txt", lambda path: path.write_text("Area_7_office_1\n"), "is no room"),
+        ("room_filelist.txt", lambda path: path.write_text("Area_1_../x_1\n"), "is no room"),
+    ],
+)
+def test_broken_blocks_of_s3dis_are_told(
+    tmp_path: Path, file: str, breaking: Callable[[Path], None], message: str
+) -> None:
+    layouts.write_s3dis_blocks(tmp_path)
+    breaking(tmp_path / "indoor3d_sem_seg_hdf5_data" / file)
+    with pytest.raises((BrokenDataError, MissingDataError), match=message):
+        read("s3dis_blocks", tmp_path)
+
+
 @pytest.mark.parametrize("order", ["{label}/{split}", "{split}/{label}"])
 def test_a_folder_of_many_formats_is_read_in_both_orders(tmp_path: Path, order: str) -> None:
     points = layouts.points_of(0, 40)

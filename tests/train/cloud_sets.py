@@ -65,3 +65,28 @@ def write_set(folder: Path, content: list[Cloud], info: DatasetInfo = INFO) -> P
     publish_manifest(store, entries, kind="clouds")
     write_info(store, info)
     return folder
+
+
+THINGS = ("floor", "red", "blue")
+SCENES_INFO = DatasetInfo(name="rooms", class_names=(), part_names=THINGS)
+
+
+def scenes() -> Iterator[Cloud]:
+    """Blocks of rooms of two areas: a floor, and above it red things and blue ones."""
+    for area, num_rooms in {"Area_1": 4, "Area_5": 2}.items():
+        for room in range(num_rooms):
+            for block in range(4):
+                rng = np.random.default_rng([int(area[-1]), room, block])
+                points = rng.uniform(-0.5, 0.5, (NUM_POINTS, 3)).astype(np.float32)
+                points[:, 1] += 0.7
+                labels = rng.integers(0, 3, NUM_POINTS).astype(np.uint8)
+                points[labels == 0, 1] = 0
+                colors = np.array([[120, 120, 120], [250, 5, 5], [5, 5, 250]], np.uint8)
+                yield Cloud(
+                    f"{area}/room_{room}/{block:04d}",
+                    "",
+                    points,
+                    colors=colors[labels],
+                    point_labels=labels,
+                    places=np.clip(points * [0.1, 0.3, 0.1] + [0.5, 0, 0.5], 0, 1).astype("f4"),
+                )

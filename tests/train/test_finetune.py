@@ -7,14 +7,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from cloud_sets import CLASSES, COUNTS, INFO, clouds, write_set
+from cloud_sets import CLASSES, COUNTS, INFO, SCENES_INFO, clouds, scenes, write_set
 
 from picpoint.data.cloud_augment import CloudAugmentConfig
 from picpoint.data.clouds import CloudDataConfig
-from picpoint.data.dataset import DatasetError
+from picpoint.data.dataset import DatasetError, open_dataset
+from picpoint.data.dataset_split import split_clouds
 from picpoint.encoders.dgcnn import DgcnnConfig
 from picpoint.encoders.pointnext import PointNextConfig
 from picpoint.model import build_point_encoder
+from picpoint.scores import scene_figures
 from picpoint.train.checkpoint import CheckpointError, newest_checkpoint
 from picpoint.train.claim import ClaimError
 from picpoint.train.finetune import WEIGHTS_FILE, finetune
@@ -24,6 +26,7 @@ from picpoint.train.finetune_settings import FinetuneConfig
 from picpoint.train.state import OptimConfig
 from picpoint.weights.encoder_file import save_encoder
 from picpoint.weights.transfer import TransferRefusedError
+from shards.cloud_sets import CloudReader
 from shards.errors import PlanError
 
 DGCNN = DgcnnConfig(widths=(8, 8, 8, 16), pooled_width=16, num_neighbours=4)
@@ -105,6 +108,78 @@ def test_parts_are_learnt(train: Run, tmp_path: Path, encoder: object) -> None:
     assert last["instance_miou"] > 0.55
     assert last["class_miou"] == pytest.approx(last["instance_miou"])
     assert last["instance_miou_of_all_parts"] <= last["instance_miou"] + 1e-9
+
+
+@pytest.fixture(scope="session")
+def rooms(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_set(tmp_path_factory.mktemp("rooms"), list(scenes()), SCENES_INFO)
+
+
+@pytest.fixture
+def rooms_data(rooms: Path) -> CloudDataConfig:
+    return CloudDataConfig(
+        shards=str(rooms),
+        train=("Area_1",),
+        test=("Area_5",),
+        num_points=48,
+        normalise="none",
+        augment=dataclasses.replace(MILD, rotation="yaw"),
+    )
+
+
+@pytest.mark.parametrize(
+    "encoder", [DGCNN, dataclasses.replace(POINTNEXT, width=16)], ids=["dgcnn", "pointnext"]
+)
+def test_things_of_scenes_are_learnt(
+    train: Run, tmp_path: Path, rooms_data: CloudDataConfig, encoder: object
+) -> None:
+    settings = {"epochs": 12, "eval_every": 12, "label_smoothing": 0.0, "task": "scenes"}
+    train(data=rooms_data, point_encoder=encoder, optim=OptimConfig(lr=1e-2), **settings)
+    result = read_result(tmp_path / "run")
+    # All floor would have an mIoU of 1/9.
+    assert result.last["miou"] > 0.7
+    assert (result.num_train, result.num_evaluated, result.evaluated_on) == (16, 8, "Area_5")
+    counts = torch.tensor(result.confusion)
+    assert counts.sum() == 8 * 48  # every point of every block, once
+    assert result.last == pytest.approx(scene_figures(counts))
+
+
+def test_scenes_cut_anywhere_go_on_bit_for_bit(
+    train: Run, tmp_path: Path, rooms_data: CloudDataConfig
+) -> None:
+    data = dataclasses.replace(
+        rooms_data, augment=dataclasses.replace(rooms_data.augment, color_drop=0.5)
+    )
+    train("whole", task="scenes", data=data)
+    train("cut", task="scenes", data=data, steps=3)  # its checkpoint is of step 2
+    train("cut", task="scenes", data=data, resume="auto")
+    mine, other = weights(tmp_path / "whole"), weights(tmp_path / "cut")
+    assert all(torch.equal(mine[name], other[name]) for name in mine)
+
+
+def test_validation_on_scenes_holds_back_whole_rooms(
+    config: FinetuneConfig, rooms_data: CloudDataConfig
+) -> None:
+    held = dataclasses.replace(rooms_data, evaluate_on="validation", validation_share=0.25)
+    dataset = open_dataset(CloudReader(held.shards))
+    split = split_clouds(held, dataset)
+    (ids,) = dataset.reader.manifest.read_texts("source_id")
+    learnt, measured = (
+        {ids[row].rpartition("/")[0] for row in rows.tolist()}
+        for rows in (split.train, split.evaluated)
+    )
+    assert (len(learnt), len(measured)) == (3, 1)
+    assert not learnt & measured
+    assert (len(split.train), len(split.evaluated)) == (12, 4)
+
+
+def test_scenes_in_other_units_or_of_other_sets_are_refused(
+    train: Run, rooms_data: CloudDataConfig, solids: Path
+) -> None:
+    with pytest.raises(ValueError, match=r"needs data\.normalise=none"):
+        train(task="scenes", data=dataclasses.replace(rooms_data, normalise="unit_sphere"))
+    with pytest.raises(DatasetError, match="does not say what things"):
+        train(task="scenes", data=CloudDataConfig(shards=str(solids), normalise="none"))
 
 
 @pytest.mark.parametrize("encoder", [DGCNN, POINTNEXT], ids=["dgcnn", "pointnext"])

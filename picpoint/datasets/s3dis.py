@@ -1,0 +1,105 @@
+"""S3DIS: rooms of six areas of three buildings, whose points belong to 13 kinds of things.
+
+    s3dis_blocks   indoor3d_sem_seg_hdf5_data/ all_files.txt, room_filelist.txt (a line for each
+                   block) and ply_data_all_*.h5 with data (n, 4096, 9) and label (n, 4096): columns
+                   of squares of floor, 1 m wide, of which 4,096 points were drawn, again and again
+                   where there were fewer. 23,585 blocks, 6,852 of them in Area_5.
+
+Metres, z up in the files. Columns 0 to 2 of a block are positions about the middle of its square,
+3 to 5 colours, 0..1, and 6 to 8 shares of the room's extent. Splits are the areas: published
+figures test on Area_5, or on each area in turn.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from picpoint.data.dataset import DatasetInfo
+from picpoint.datasets.hdf5 import opened, read_labels, read_points
+from picpoint.datasets.source import (
+    BrokenDataError,
+    CloudSource,
+    find_file,
+    read_lines,
+    z_up_to_y_up,
+)
+from shards.clouds import Cloud
+
+THINGS = (
+    *("ceiling", "floor", "wall", "beam", "column", "window", "door"),
+    *("table", "chair", "sofa", "bookcase", "board", "clutter"),
+)
+_URL = "http://buildingparser.stanford.edu/dataset.html (for research, by a form)"
+_NUM_BLOCKS = 23_585
+_ROOM = re.compile(r"(Area_[1-6])_([A-Za-z]+_\d+)")
+
+
+def open_blocks(folder: Path) -> CloudSource:
+    """Open the blocks in HDF5.
+
+    Raises:
+        MissingDataError: the lists are not there.
+        BrokenDataError: a line of the list of rooms names none.
+    """
+    inner = folder / "indoor3d_sem_seg_hdf5_data"
+    root = inner if inner.is_dir() else folder
+    files = read_lines(find_file(root, "all_files.txt", _URL))
+    rooms_file = find_file(root, "room_filelist.txt", _URL)
+    rooms = [_room(line, rooms_file) for line in read_lines(rooms_file)]
+
+    def read() -> Iterator[Cloud]:
+        started = 0
+        numbers: Counter[str] = Counter()
+        for name in files:
+            path = find_file(root, Path(name).name, _URL)
+            for block in _blocks_of(path, rooms, started, numbers):
+                started += 1
+                yield block
+        if started != len(rooms):
+            raise BrokenDataError(
+                f"{rooms_file}: {len(rooms)} blocks, and the files of all_files.txt hold "
+                f"{started}; fetch the data set again"
+            )
+
+    info = DatasetInfo("s3dis_blocks", (), THINGS, {}, _URL)
+    return CloudSource(info, {}, read, num_published=_NUM_BLOCKS)
+
+
+def _room(line: str, path: Path) -> str:
+    if (found := _ROOM.fullmatch(line)) is None:
+        raise BrokenDataError(f"{path}: {line!r} is no room such as Area_1_office_3")
+    return "/".join(found.groups())
+
+
+def _blocks_of(
+    path: Path, rooms: list[str], started: int, numbers: Counter[str]
+) -> Iterator[Cloud]:
+    """Give the blocks of a file; the first of them is number `started` of all."""
+    with opened(path) as file:
+        rows = read_points(file, path, 9)
+        labels = read_labels(file, path, "label", rows.shape[:2], len(THINGS))
+    if started + len(rows) > len(rooms):
+        raise BrokenDataError(
+            f"{path}: more blocks than the {len(rooms)} of room_filelist.txt; fetch it again"
+        )
+    colors, places = rows[..., 3:6], rows[..., 6:9]
+    for what, array in (("colours", colors), ("places in the room", places)):
+        if array.size and not (array.min() >= 0 and array.max() <= 1 + 1e-6):
+            raise BrokenDataError(
+                f"{path}: {what} go from {array.min():g} to {array.max():g}, and should from 0 to "
+                "1: is this another data set's file?"
+            )
+    for number, room in enumerate(rooms[started : started + len(rows)]):
+        yield Cloud(
+            f"{room}/{numbers[room]:04d}",
+            "",
+            z_up_to_y_up(rows[number, :, :3]),
+            colors=np.rint(255 * colors[number]).astype(np.uint8),
+            point_labels=labels[number].astype(np.uint8),
+            # As z went to y; a share of the extent has no sign to turn.
+            places=np.clip(places[number][:, [0, 2, 1]], 0, 1),
+        )
+        numbers[room] += 1
