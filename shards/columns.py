@@ -10,6 +10,9 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int32, Int64, UInt16, UInt32
 
+# More is never allocated for one member, whatever a header or a manifest claims.
+MAX_MEMBER_BYTES = 1 << 30
+
 
 class MemberSpan(NamedTuple):
     """Where one member of a sample lies in its shard; a tuple, for readers make many.

@@ -196,18 +196,12 @@ def test_what_cannot_be_a_shard_is_refused(tmp_path, sample):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_no_truncated_shard_is_index_shard(tmp_path, samples_of):
+def test_no_truncated_shard_is_indexed(tmp_path, samples_of):
     """The stock library accepts many of these without a word."""
     store = LocalStore(tmp_path)
-    whole = write_shard(store, "s.tar", samples_of(range(2)))
+    write_shard(store, "s.tar", samples_of(range(2)))
     content = (tmp_path / "s.tar").read_bytes()
-    end = max(row.members[-1].offset + row.members[-1].length for row in whole.samples.rows())
-    for length in range(0, end, 512):
+    for length in range(0, len(content), 512):
         (tmp_path / "t.tar").write_bytes(content[:length])
-        try:
-            found = index_shard(store, "t.tar")
-        except CorruptSampleError:
-            continue
-        # A cut between two samples leaves a sound tar of fewer samples: the SHA-256 tells.
-        assert found.num_samples < whole.num_samples
-        assert found.sha256 != whole.sha256
+        with pytest.raises(CorruptSampleError):
+            index_shard(store, "t.tar")
