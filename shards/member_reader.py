@@ -213,6 +213,19 @@ class MemberReader(Generic[S]):
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
+    def refuse(self, sample_index: int, detail: str) -> None:
+        """Count a sample that was read as damaged: its checksums are right, its content is not.
+
+        Args:
+            sample_index: row in the manifest.
+            detail: what is wrong with it.
+
+        Raises:
+            CorruptSampleError: `on_corrupt` is "fail".
+        """
+        row, shard = self.manifest.row(sample_index), self.manifest.shard_of(sample_index)
+        self._settle(CorruptSample(sample_index, row.key, shard.name, detail))
+
     def _settle(self, outcome: S | CorruptSample) -> S | None:
         """Count damage in the caller's thread, so that its order is that of the requests."""
         if not isinstance(outcome, CorruptSample):
