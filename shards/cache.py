@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from stat import S_ISREG
 
 from shards.columns import MemberSpan
 from shards.store import is_sha256, sha256
@@ -23,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 # Of the limit, is written by one process before it looks what all of them wrote.
 _CHECKED_EVERY = 1 / 32
-# To what share of the limit the files used longest ago are removed.
+# To what share of the limit the files written to longest ago are removed.
 _CLEARED_TO = 0.9
 
 
@@ -132,8 +133,10 @@ class DiskCache:
         kept: list[tuple[float, int, Path]] = []
         for path in self._folder.iterdir():
             with suppress(FileNotFoundError):  # another process was faster
-                status = path.stat()
-                kept.append((status.st_mtime, status.st_blocks * 512, path))
+                status = path.lstat()
+                # Whatever else lies in the folder is somebody's, and is left alone.
+                if is_sha256(path.name) and S_ISREG(status.st_mode):
+                    kept.append((status.st_mtime, status.st_blocks * 512, path))
         excess_bytes = sum(num_bytes for _, num_bytes, _ in kept) - self._max_bytes
         if excess_bytes <= 0:
             return

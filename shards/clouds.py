@@ -21,7 +21,7 @@ from jaxtyping import Float32, UInt8
 
 from shards.codec import decode_array, encode_array
 from shards.errors import CodecError
-from shards.schema import COLORS, NORMALS, POINTS, SchemaError, sample_key
+from shards.schema import COLORS, NORMALS, POINTS, SchemaError, check_text, sample_key
 
 POINT_LABELS = "point_labels.npy"
 PLACES = "places.npy"
@@ -97,10 +97,13 @@ def check_cloud(cloud: Cloud) -> None:
     """Check a cloud against the schema.
 
     Raises:
-        SchemaError: no points or no name, arrays of other dtypes or lengths, NaN or infinity.
+        SchemaError: no points or no name, texts that are not UTF-8, arrays of other dtypes or
+            lengths, NaN or infinity.
     """
     if not cloud.source_id:
         raise SchemaError("a cloud without a source id: it names the cloud in its set; give one")
+    for text in (cloud.source_id, cloud.label):
+        check_text(CLOUD_META, text)
     if not cloud.num_points:
         raise SchemaError(f"{cloud.source_id!r}: no points; a cloud has at least one: leave it out")
     for member, array in cloud.arrays.items():

@@ -46,7 +46,8 @@ _NO_ROWS = {name: np.zeros(shape, dtype) for name, (dtype, shape) in ARRAYS.item
 
 _NPY_MAGIC = b"\x93NUMPY\x01\x00"
 _NPY_HEADER = re.compile(
-    rb"\{'descr': '([<|][a-z]\d{1,2})', 'fortran_order': False, 'shape': \(([\d, ]*)\), \} *\n"
+    rb"\{'descr': '([<|][a-z]\d{1,2})', 'fortran_order': False, "
+    rb"'shape': \(([\d, ]{0,400})\), \} *\n"
 )
 _VIEW_OF_MEMBER = {view_member(view): view for view in range(MAX_VIEWS)}
 
@@ -157,8 +158,10 @@ def decode_array(content: bytes, dtype: str, shape: tuple[int, ...]) -> np.ndarr
             f"an array {found_dtype} {found_shape} needs {want_bytes} bytes and has "
             f"{len(content) - start}: the member is damaged; write the shard again"
         )
-    flat = np.frombuffer(content, dtype=dtype, offset=start)
-    return flat.reshape(found_shape).copy()
+    try:
+        return np.frombuffer(content, dtype=dtype, offset=start).reshape(found_shape).copy()
+    except ValueError as error:  # 0 times more than there are addresses
+        raise CodecError(f"an array {_shape_text(found_shape)}: {error}; it is damaged") from error
 
 
 def _read_npy_header(content: bytes) -> tuple[str, tuple[int, ...], int]:

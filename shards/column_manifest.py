@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import numpy as np
+
 from shards.cache import DiskCache
 from shards.columns import ShardEntry
 from shards.errors import (
@@ -52,7 +54,7 @@ class Column:
                 f"column {self.name!r}: a name is small letters, digits and _, ends in .npy, does "
                 "not begin with view and is no member of a sample; choose another"
             )
-        if not _DTYPE.fullmatch(self.dtype):
+        if not _DTYPE.fullmatch(self.dtype) or not _is_dtype(self.dtype):
             raise SchemaError(
                 f"column {self.name}: dtype {self.dtype!r} is none of plain numbers as "
                 "numpy.dtype.str says it, such as '<f2' or '|i1'"
@@ -61,6 +63,13 @@ class Column:
     def member_of(self, view: int) -> str:
         """Name the member that holds this column of a view, or of the sample."""
         return f"{view_prefix(view)}.{self.name}" if self.per_view else self.name
+
+
+def _is_dtype(text: str) -> bool:
+    try:
+        return np.dtype(text).str == text
+    except TypeError:
+        return False
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -10,6 +10,11 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int32, Int64, UInt16, UInt32
 
+from shards.schema import check_text
+
+# More is never allocated for one member, whatever a header or a manifest claims.
+MAX_MEMBER_BYTES = 1 << 30
+
 
 class MemberSpan(NamedTuple):
     """Where one member of a sample lies in its shard; a tuple, for readers make many.
@@ -47,11 +52,18 @@ class Reject:
         source_id: where the shape came from.
         reason: reason code, to count by.
         detail: one sentence for people.
+
+    Raises:
+        SchemaError: a text that is not UTF-8; the manifest could not be published with it.
     """
 
     source_id: str
     reason: str
     detail: str
+
+    def __post_init__(self) -> None:
+        for text in (self.source_id, self.reason, self.detail):
+            check_text("reject", text)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -213,6 +213,19 @@ class MemberReader(Generic[S]):
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
+    def refuse(self, sample_index: int, detail: str) -> None:
+        """Count a sample that was read as damaged: its checksums are right, its content is not.
+
+        Args:
+            sample_index: row in the manifest.
+            detail: what is wrong with it.
+
+        Raises:
+            CorruptSampleError: `on_corrupt` is "fail".
+        """
+        row, shard = self.manifest.row(sample_index), self.manifest.shard_of(sample_index)
+        self._settle(CorruptSample(sample_index, row.key, shard.name, detail))
+
     def _settle(self, outcome: S | CorruptSample) -> S | None:
         """Count damage in the caller's thread, so that its order is that of the requests."""
         if not isinstance(outcome, CorruptSample):
@@ -252,11 +265,12 @@ class MemberReader(Generic[S]):
         if request.views and request.pictures:
             names = names.union(map(view_member, request.views))
         spans = samples.spans(place, names)
-        if len(spans) < len(names):
-            missing = min(names - {each.name for each in spans})
+        missing = names - {each.name for each in spans} if len(spans) < len(names) else ()
+        if missing or not all(0 <= view < samples.num_views[place] for view in request.views):
             raise SchemaError(
-                f"{missing} of {samples.source_ids[place]!r}: it has {samples.num_views[place]} "
-                "views, counted from 0, and not every array; ask for what it has"
+                f"{min(missing, default=f'views {request.views}')} of "
+                f"{samples.source_ids[place]!r}: it has {samples.num_views[place]} views, counted "
+                "from 0, and not every array; ask for what it has"
             )
         runs = coalesce(spans, self._source.max_gap_bytes)
         key, source_id = samples.keys[place], samples.source_ids[place]
@@ -266,6 +280,8 @@ class MemberReader(Generic[S]):
         shard = self.manifest.shards[place.shard]
         try:
             members = self._source.read(shard, place.spans, place.runs)
+            if len(members) < len(place.spans):
+                raise SchemaError("it has a member twice")
             sample = self.kind.decode(members)
             if sample.source_id != place.source_id:
                 raise SchemaError(f"it holds {sample.source_id!r}")
@@ -293,6 +309,8 @@ class MemberReader(Generic[S]):
                 for view in (place.request.views if column.per_view else (0,))
             }
             spans = samples.spans(place.row, column_of)
+            if missing := column_of.keys() - {each.name for each in spans}:
+                raise CorruptSampleError(f"column set {columns.url}: {min(missing)} is not there")
             runs = coalesce(spans, source.max_gap_bytes)
             try:
                 members = source.read(columns.shards[place.shard], spans, runs)

@@ -9,8 +9,10 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
+import numpy as np
+
 from shards.cache import DiskCache
-from shards.columns import ShardEntry, ShardInfo
+from shards.columns import MAX_MEMBER_BYTES, ShardEntry, ShardInfo
 from shards.errors import MEND_MANIFEST, ManifestError
 from shards.store import Store, sha256
 from shards.tables import TextColumn, decode_part, decode_texts
@@ -92,7 +94,7 @@ class Parts:
 
     def _load(self, number: int) -> ShardInfo:
         entry = self._entries[number]
-        shard = decode_part(self._content(entry))
+        shard = decode_part(self._content(entry), entry.num_samples)
         found = (shard.name, shard.num_bytes, shard.num_samples, shard.sha256, shard.rejects)
         told = (entry.name, entry.num_bytes, entry.num_samples, entry.sha256, entry.rejects)
         if found != told:
@@ -110,7 +112,7 @@ class Parts:
         """
 
         def texts(entry: ShardEntry) -> list[tuple[str, ...]]:
-            return decode_texts(self._content(entry), names)
+            return decode_texts(self._content(entry), names, entry.num_samples)
 
         if self._store.concurrency == 1:
             found = list(map(texts, self._entries))
@@ -153,11 +155,11 @@ def checked_file(store: Store, name: str, expected_sha256: str) -> bytes:
 
 
 def _check_places(shard: ShardInfo, url: str) -> None:
-    """Members lie inside their shard."""
-    samples = shard.samples
-    ends = samples.offset + samples.length
-    if (samples.offset < 0).any() or (samples.length < 0).any() or (ends > shard.num_bytes).any():
+    """Members lie inside their shard, and none is larger than any is."""
+    offset, length = shard.samples.offset, shard.samples.length
+    most = np.minimum(shard.num_bytes - offset, MAX_MEMBER_BYTES)  # a sum might pass 64 bits
+    if (offset < 0).any() or (length < 0).any() or (length > most).any():
         raise ManifestError(
-            f"{url}: a member lies outside its shard {shard.name} of {shard.num_bytes} bytes; "
-            f"{MEND_MANIFEST}"
+            f"{url}: a member lies outside its shard {shard.name} of {shard.num_bytes} bytes, or "
+            f"is larger than {MAX_MEMBER_BYTES}; {MEND_MANIFEST}"
         )

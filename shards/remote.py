@@ -30,7 +30,7 @@ from obstore.exceptions import (
 )
 from obstore.store import ObjectStore, from_url
 
-from shards.errors import NotFoundInStoreError, StoreError, TransientStoreError, taken
+from shards.errors import NotFoundInStoreError, StoreError, TransientStoreError, UrlError, taken
 from shards.local import scratch_in, sweep
 
 _RETRIES_OF_A_REQUEST = 6
@@ -49,6 +49,9 @@ _SILENCE = timedelta(seconds=30)
 _WHOLE_REQUEST = timedelta(minutes=20)
 
 
+# Which process began to use obstore; its threads do not outlive a fork.
+_started_by: int | None = None
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -59,12 +62,30 @@ def _tried_again(request: Callable[P, T]) -> Callable[P, T]:
 
     @functools.wraps(request)
     def tried(*args: P.args, **kwargs: P.kwargs) -> T:
+        _refuse_after_fork()
         try:  # without stamina, whose own work takes longer than a small request's
             return request(*args, **kwargs)
         except TransientStoreError:
             return patiently(*args, **kwargs)
 
     return tried
+
+
+def _refuse_after_fork() -> None:
+    """Raise where a request would wait for ever, because the threads that send it are elsewhere.
+
+    Raises:
+        StoreError: this process was forked from one that had sent requests.
+    """
+    global _started_by
+    if _started_by is None:
+        _started_by = os.getpid()
+    elif _started_by != os.getpid():
+        raise StoreError(
+            "object storage was used before this process was forked, and its threads stayed "
+            "behind: start processes by spawn or forkserver (of a torch DataLoader: "
+            "multiprocessing_context='spawn'), or fork before anything is read"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,10 +101,16 @@ class RemoteStore:
     _uploads: ObjectStore = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        with _explained(self.url, ""):
+        try:
             object.__setattr__(self, "_objects", _connect(self.url, _SILENCE))
             # While it takes an upload in, a server is silent.
             object.__setattr__(self, "_uploads", _connect(self.url, _WHOLE_REQUEST))
+        except (BaseError, OSError, ValueError) as error:
+            first_line = str(error).partition("\n")[0]
+            raise UrlError(
+                f"{self.url}: {first_line}; give s3://BUCKET/PREFIX or the like, and in the "
+                "environment what such a store needs"
+            ) from error
 
     def __reduce__(self) -> tuple[type["RemoteStore"], tuple[str]]:
         return RemoteStore, (self.url,)
@@ -147,6 +174,7 @@ class RemoteStore:
 
     def put_new(self, name: str, content: bytes | Path) -> None:
         """Upload in one request that fails if the name exists (If-None-Match)."""
+        _refuse_after_fork()
         with _explained(self.url, name), _as_buffer(content) as buffer:
             obstore.put(self._uploads, name, buffer, mode="create", use_multipart=False)
 

@@ -55,8 +55,27 @@ def view_prefix(view: int) -> str:
 
 
 def sample_key(source_id: str) -> str:
-    """Hash a source id to the sample's key: 32 hexadecimal digits, safe in any file name."""
+    """Hash a source id to the sample's key: 32 hexadecimal digits, safe in any file name.
+
+    Raises:
+        SchemaError: the id is no text that UTF-8 can hold.
+    """
+    check_text("source id", source_id)
     return hashlib.sha256(source_id.encode()).hexdigest()[:32]
+
+
+def check_text(what: str, text: str) -> None:
+    """Refuse halves of surrogate pairs, as Python gives for file names of other encodings.
+
+    Raises:
+        SchemaError: UTF-8 cannot hold the text.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise SchemaError(
+            f"{what} {text!a}: is not UTF-8, and no table can hold it; rename it"
+        ) from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -275,7 +294,9 @@ def _check_pictures(sample: Sample, whole: bool) -> None:
 
 
 def _check_meta(meta: SampleMeta) -> None:
-    """Numbers are in range; the source id, from which the key comes, is there."""
+    """Numbers are in range; the source id, from which the key comes, is there; texts are texts."""
+    for text in (meta.source_id, meta.label, *(rig.name for rig in meta.rigs), *meta.warnings):
+        check_text(META, text)
     rules = (
         ("source_id", meta.source_id, meta.source_id != "", "it names the shape"),
         ("size_px", meta.size_px, meta.size_px > 0, "pictures have a size"),

@@ -102,8 +102,7 @@ def open_store(url: str | Path) -> Store:
             environment (AWS_ACCESS_KEY_ID, AWS_ENDPOINT_URL, GOOGLE_SERVICE_ACCOUNT, ...).
 
     Raises:
-        UrlError: no place, or no such scheme.
-        StoreError: settings that cannot be used.
+        UrlError: no place, no such scheme, or settings that cannot be used.
     """
     scheme, separator, rest = str(url).partition("://")
     if not (rest if separator else scheme).strip():
@@ -118,6 +117,11 @@ def open_store(url: str | Path) -> Store:
         raise UrlError(
             f"{url}: unknown scheme {scheme!r}; give a path, file://, "
             + ", ".join(f"{known}://" for known in REMOTE_SCHEMES)
+        )
+    if {"?", "#"} & set(rest):
+        raise UrlError(
+            f"{url}: what follows ? or # would be passed over; leave it out, and set the endpoint "
+            "and the like in the environment"
         )
     return RemoteStore(str(url).rstrip("/"))
 

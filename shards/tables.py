@@ -49,6 +49,7 @@ REJECTS_SCHEMA = pa.schema(
     [("shard", _TEXT), ("source_id", _TEXT), ("reason", _TEXT), ("detail", _TEXT)]
 )
 _ABOUT_SHARD = b"shard"
+_MAX_NAMES = 1 << 16  # as SampleColumns.name_code has it
 _REPEATED = ("label", "num_points", "num_views", "member.list.element", "shard", "reason")
 _PACKED = {
     "offset.list.element": "DELTA_BINARY_PACKED",
@@ -134,6 +135,11 @@ def decode_shards(content: bytes) -> tuple[ShardEntry, ...]:
     """Read the rows of shards.parquet; which shapes were rejected stands elsewhere."""
     rows: list[dict[str, Any]] = _read(content, SHARDS_SCHEMA, "shards").to_pylist()
     for row in rows:
+        if row["num_bytes"] < 0 or row["num_samples"] < 0:
+            raise ManifestError(
+                f"shards.parquet: {row['num_samples']} samples, {row['num_bytes']} bytes of "
+                f"{row['name']}: counts are not negative; {MEND_MANIFEST}"
+            )
         # One of no samples has no tar.
         hashes = [row["part_sha256"], *([row["sha256"]] if row["num_samples"] else [])]
         if wrong := [told for told in hashes if not is_sha256(told)]:
@@ -150,10 +156,21 @@ def decode_rejects(content: bytes) -> list[tuple[str, Reject]]:
     return [(row.pop("shard"), Reject(**row)) for row in rows]
 
 
-def decode_part(content: bytes) -> ShardInfo:
-    """Read the part of a shard."""
-    table = _read(content, SAMPLES_SCHEMA, "part").combine_chunks()
+def decode_part(content: bytes, num_samples: int | None = None) -> ShardInfo:
+    """Read the part of a shard.
+
+    Args:
+        content: the file.
+        num_samples: how many are told of elsewhere; another number is refused before memory is
+            taken for it. None where nothing is known.
+    """
+    table = _read(content, SAMPLES_SCHEMA, "part", num_rows=num_samples).combine_chunks()
     members = _list_values(table, "member")
+    if len(members.dictionary) > _MAX_NAMES:
+        raise ManifestError(
+            f"part.parquet: {len(members.dictionary)} names of members: at most {_MAX_NAMES} are "
+            f"told apart; {MEND_MANIFEST}"
+        )
     edges = _list_edges(table, "member")
     for name in ("offset", "length", "crc32"):
         if not np.array_equal(edges, _list_edges(table, name)):
@@ -177,9 +194,11 @@ def decode_part(content: bytes) -> ShardInfo:
     return _shard_of_part(table.schema, columns)
 
 
-def decode_texts(content: bytes, names: Sequence[TextColumn]) -> list[tuple[str, ...]]:
+def decode_texts(
+    content: bytes, names: Sequence[TextColumn], num_samples: int
+) -> list[tuple[str, ...]]:
     """Read some columns of a part, a text per sample; the others are not decoded."""
-    table = _read(content, SAMPLES_SCHEMA, "part", names)
+    table = _read(content, SAMPLES_SCHEMA, "part", names, num_samples)
     return [_texts(table, name) for name in names]
 
 
@@ -202,14 +221,18 @@ def _shard_of_part(schema: pa.Schema, samples: SampleColumns) -> ShardInfo:
             samples=samples,
             rejects=tuple(Reject(*map(str, reject)) for reject in about["rejects"]),
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise ManifestError(
             f"part.parquet: does not say which shard it is of ({error}); {MEND_MANIFEST}"
         ) from error
 
 
 def _read(
-    content: bytes, schema: pa.Schema, name: str, columns: Sequence[str] | None = None
+    content: bytes,
+    schema: pa.Schema,
+    name: str,
+    columns: Sequence[str] | None = None,
+    num_rows: int | None = None,
 ) -> pa.Table:
     """Read a table, or some of its columns; all must be there, with the types of this version."""
     try:
@@ -218,15 +241,30 @@ def _read(
         # The names of members as codes, as they are stored: a third of the time of a part.
         codes = ["member.list.element"] if schema is SAMPLES_SCHEMA else None
         file = pq.ParquetFile(pa.BufferReader(content), read_dictionary=codes)
+        # Repeated rows take no place in a file, and all the memory there is once they are read.
+        if num_rows not in (None, file.metadata.num_rows):
+            raise ManifestError(
+                f"{name}.parquet has {file.metadata.num_rows} rows, and {num_rows} are told of; "
+                f"{MEND_MANIFEST}"
+            )
         table = file.read(columns=None if columns is None else list(columns), use_threads=False)
+        table.validate(full=True)  # texts are UTF-8, codes of names are below their number
     except (pa.ArrowException, OSError) as error:
         raise ManifestError(f"{name}.parquet cannot be read ({error}); {MEND_MANIFEST}") from error
-    if found != schema or any(column.null_count for column in table.columns):
+    if found != schema or any(map(_has_empty_cells, table.columns)):
         raise ManifestError(
             f"{name}.parquet has the columns {found.names}: exactly {schema.names} are "
             f"needed, with the types of this version and no empty cells; {MEND_MANIFEST}"
         )
     return table
+
+
+def _has_empty_cells(column: pa.ChunkedArray) -> bool:
+    """Tell whether a value is missing, in a list too."""
+    if column.null_count:
+        return True
+    lists = column.chunks if pa.types.is_list(column.type) else []
+    return any(chunk.flatten().null_count for chunk in lists)
 
 
 def _column(table: pa.Table, name: str) -> pa.Array:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Protocol, TypeVar, runtime_checkable
 
 from shards.codec import check_picture_sizes, decode_sample, encode_sample
-from shards.columns import MemberSpan, SampleRow, ShardInfo, columns_of
+from shards.columns import MAX_MEMBER_BYTES, MemberSpan, SampleRow, ShardInfo, columns_of
 from shards.errors import MEND_SHARD, CodecError, CorruptSampleError
 from shards.local import explained_disk
 from shards.schema import Sample, SchemaError
@@ -212,21 +212,35 @@ def index_samples(
 
 
 def read_tar(file: io.BufferedIOBase) -> Iterator[tuple[str, int, bytes]]:
-    """Give name, offset and content of each file in a tar.
+    """Give name, offset and content of each file in a tar such as `write_tar` writes.
+
+    Not as tarfile walks through one: it takes a broken header for the end, and follows extensions
+    (sparse files, PAX records) by which a small tar claims any amount of memory.
 
     Raises:
-        SchemaError: it holds something else than plain files.
+        SchemaError: it holds something else than plain files, or a very large one.
         tarfile.TarError, EOFError: it is broken.
     """
-    with tarfile.open(fileobj=file, mode="r:") as tar:
-        for header in tar:
-            reader = tar.extractfile(header) if header.isreg() else None
-            if reader is None:
-                raise SchemaError(f"{header.name} is not a plain file")
-            content = reader.read()
-            if len(content) != header.size:
-                raise EOFError(f"{header.name} ends early")
-            yield header.name, header.offset_data, content
+    offset = 0
+    while any(block := file.read(tarfile.BLOCKSIZE)):
+        header = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
+        if header.type != tarfile.REGTYPE:
+            raise SchemaError(f"{header.name!r} is not a plain file")
+        if not 0 <= header.size <= MAX_MEMBER_BYTES:
+            raise SchemaError(f"{header.name!r} of {header.size} bytes: 0 to {MAX_MEMBER_BYTES}")
+        offset += tarfile.BLOCKSIZE
+        content = file.read(header.size)
+        padding = bytes(-header.size % tarfile.BLOCKSIZE)
+        if len(content) != header.size or file.read(len(padding)) != padding:
+            raise EOFError(f"{header.name!r} ends early, or is padded with other bytes than 0")
+        yield header.name, offset, content
+        offset += len(content) + len(padding)
+    end = offset + 2 * tarfile.BLOCKSIZE
+    rest = bytes(end + -end % tarfile.RECORDSIZE - offset)
+    if block + file.read(len(rest)) != rest:
+        raise EOFError(
+            f"after {offset} bytes, where {len(rest)} zeros should end it: it is cut off"
+        )
 
 
 def _index_sample(

@@ -95,6 +95,12 @@ def shard_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
+def write_samples() -> Callable[[Path, list[Sample]], Path]:
+    """Writes samples as a shard set into a folder."""
+    return write_shapes
+
+
+@pytest.fixture
 def damage_sample() -> Callable[[Path, Path, int], Path]:
     """Copies a shard set into a folder and flips a byte in the points of one sample."""
 

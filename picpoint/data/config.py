@@ -31,8 +31,8 @@ class DataConfig:
         features: folder or URL of the cached features.
         on_corrupt: `fail` stops at a corrupt sample; `skip_and_count` leaves its slot masked.
         read_ahead: batches built ahead of the training step.
-        cache_dir: local folder that keeps what was fetched from a bucket, shared by the processes
-            of a machine; "" for none.
+        cache_dir: local folder that keeps what was fetched from a bucket, and how a set is split,
+            shared by the processes of a machine; "" for none.
         cache_gb: how much it keeps, in 1e9 bytes.
     """
 

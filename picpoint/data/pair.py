@@ -14,7 +14,7 @@ from picpoint.data.image_features import FeatureCodec
 from picpoint.data.views import NotStoredError
 from picpoint.geometry.cameras import world_to_pixel
 from picpoint.ops.farthest import farthest_order
-from shards.codec import decode_picture
+from shards.codec import check_picture_sizes, decode_picture
 from shards.schema import Sample
 
 
@@ -51,7 +51,13 @@ def make_pair(
     generator: np.random.Generator,
     codec: FeatureCodec | None,
 ) -> Pair:
-    """Choose points and correspondences of one sample, and move it."""
+    """Choose points and correspondences of one sample, and move it.
+
+    Raises:
+        CodecError: a picture cannot be decoded.
+        SchemaError: a picture is of another size than the sample says, or features do not fit.
+        NotStoredError: the sample holds fewer points.
+    """
     points, visible = _choose_points(sample, views, config, generator)
     view_matrices = sample.view_matrices[views]
     projection_matrices = sample.projection_matrices[views]
@@ -88,6 +94,7 @@ def _pictures(
     """Decode the pictures, where nobody has described them yet."""
     if codec is not None:
         return np.zeros((len(views), 3, 0, 0), np.uint8)
+    check_picture_sizes(sample)
     return np.stack([decode_picture(sample.pictures[int(v)]).transpose(2, 0, 1) for v in views])
 
 

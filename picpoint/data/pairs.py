@@ -27,10 +27,10 @@ from picpoint.data.views import (
     choose_views,
     stored_views,
 )
-from shards.errors import CorruptSampleError
+from shards.errors import CodecError, CorruptSampleError
 from shards.plan import ReadPlan
 from shards.reader import Request, ShardReader
-from shards.schema import Sample
+from shards.schema import Sample, SchemaError
 
 logger = logging.getLogger(__name__)
 
@@ -96,14 +96,16 @@ def training_batches(
         while True:
             pairs = []
             for sample in islice(samples, num_slots):
-                slot = asked.popleft()
-                if sample is None or not slot.is_valid:
-                    pairs.append(masked_pair(config, stored.cameras.size_px, codec))
-                else:
+                slot, pair = asked.popleft(), None
+                if sample is not None and slot.is_valid:
                     check_rigs(sample, stored)
-                    pairs.append(
-                        make_pair(sample, slot.views, config, num_local, slot.generator, codec)
-                    )
+                    try:
+                        pair = make_pair(
+                            sample, slot.views, config, num_local, slot.generator, codec
+                        )
+                    except (CodecError, SchemaError) as error:
+                        reader.refuse(slot.sample_index, str(error))
+                pairs.append(pair or masked_pair(config, stored.cameras.size_px, codec))
             for skipped in reader.corrupt[num_told:]:
                 logger.warning(
                     "skipped sample %s in %s: %s", skipped.key, skipped.shard, skipped.detail
@@ -167,7 +169,10 @@ def evaluation_batches(
                 sample = _whole(next(samples), reader, sample_index)
                 check_rigs(sample, stored)
                 generator = np.random.default_rng([0, 0, sample_index])
-                pairs.append(make_pair(sample, chosen, config, num_local, generator, codec))
+                try:
+                    pairs.append(make_pair(sample, chosen, config, num_local, generator, codec))
+                except (CodecError, SchemaError) as error:
+                    raise CorruptSampleError(f"sample {sample.key}: {error}") from error
             yield collate(pairs)
 
 

@@ -3,12 +3,16 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 import numpy as np
 from jaxtyping import Bool, Int64
 
 from shards.manifest import Manifest
+
+# As long as a key.
+_SHORT = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,31 +118,47 @@ def mark_folds(units: Sequence[str], labels: Sequence[str], config: HoldoutConfi
         labels: class of each shape, "" where unknown.
         config: number of folds, at least 2, and which ones.
     """
-    fold_of = _deal(units, labels, config)
+    class_names = sorted({*labels} - {""})
+    class_of = _numbers_of(labels, class_names)
+    fold_of = _deal(_number_by_name(units), class_of, config)
     test = fold_of == config.fold % config.num_folds
     validation = np.zeros(len(units), dtype=bool)
     if config.validation_fold is not None:
         validation = fold_of == config.validation_fold % config.num_folds
-        names = np.array(labels, dtype=np.str_)
-        remaining = set(names[~test & ~validation].tolist())
-        validation &= np.array([label in remaining for label in labels], dtype=bool)
+        validation &= np.isin(class_of, np.unique(class_of[~test & ~validation]))
     return Split(test=test, validation=validation)
 
 
+def _number_by_name(texts: Sequence[str]) -> Int64[np.ndarray, " n"]:
+    """Number the distinct texts in the order of their names."""
+    longest = max(map(len, texts), default=0)
+    if longest <= _SHORT and all(map(str.isascii, texts)):  # keys: in a sixth of the time
+        return np.unique(np.array(texts, dtype=f"S{_SHORT}"), return_inverse=True)[1]
+    return _numbers_of(texts, sorted({*texts}))
+
+
+def _numbers_of(texts: Sequence[str], names: Sequence[str]) -> Int64[np.ndarray, " n"]:
+    """Give the place of each text among the names; -1 where it is none."""
+    number_of = {name: number for number, name in enumerate(names)}
+    return np.fromiter((number_of.get(text, -1) for text in texts), np.int64, len(texts))
+
+
 def _deal(
-    units: Sequence[str], labels: Sequence[str], config: HoldoutConfig
+    unit_of: Int64[np.ndarray, " n"], class_of: Int64[np.ndarray, " n"], config: HoldoutConfig
 ) -> Int64[np.ndarray, " n"]:
     """Give the fold of each shape; -1 for unlabelled ones and those of a class of one unit."""
-    members: dict[str, dict[str, list[int]]] = {}
-    for row, (unit, label) in enumerate(zip(units, labels, strict=True)):
-        if label:
-            members.setdefault(label, {}).setdefault(unit, []).append(row)
-    fold_of = np.full(len(units), -1, dtype=np.int64)
-    dealt = 0
-    for label in sorted(members):
-        of_class = [members[label][unit] for unit in sorted(members[label])]
-        for number in np.random.default_rng(config.seed).permutation(len(of_class)):
-            if len(of_class) > 1:
-                fold_of[of_class[number]] = dealt % config.num_folds
-            dealt += 1
+    labelled = np.flatnonzero(class_of >= 0)
+    num_units = unit_of.max(initial=0) + 1
+    # Units of a class, class after class; a unit of shapes of two classes is dealt in each.
+    dealt, row_of = np.unique(
+        class_of[labelled] * num_units + unit_of[labelled], return_inverse=True
+    )
+    fold_of_dealt = np.empty(len(dealt), dtype=np.int64)
+    edges = np.flatnonzero(np.diff(dealt // num_units, prepend=-1, append=-1))
+    for start, stop in pairwise(edges.tolist()):
+        order = start + np.random.default_rng(config.seed).permutation(stop - start)
+        in_turn = np.arange(start, stop) % config.num_folds
+        fold_of_dealt[order] = in_turn if stop - start > 1 else -1
+    fold_of = np.full(len(unit_of), -1, dtype=np.int64)
+    fold_of[labelled] = fold_of_dealt[row_of]
     return fold_of

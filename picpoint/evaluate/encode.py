@@ -11,8 +11,8 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from picpoint.batch import ImageFeatures, move_batch
+from picpoint.data.kept_split import kept_split
 from picpoint.data.pairs import evaluation_batches
-from picpoint.data.split import split_shapes
 from picpoint.data.views import choose_views, stored_views
 from picpoint.evaluate.encoded import UNLABELLED, EncodedShapes
 from picpoint.model import PretrainModel
@@ -122,7 +122,7 @@ def encode_run(
 
     trained, untrained = initial(), initial()
     take_over(trained, checkpoint)
-    split = split_shapes(reader.manifest, run.data.holdout)
+    split = kept_split(reader.manifest, run.data.holdout, run.data.cache_dir)
     told_of = np.flatnonzero(~split.validation)  # neither seen nor of the test
     shapes = _read_shapes(run, reader, told_of, teacher, config, device)
     held_out = split.test[told_of]

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from picpoint.data.config import DataConfig
-from picpoint.data.split import split_shapes
+from picpoint.data.kept_split import kept_split
 from picpoint.encoders.image import ImageEncoderConfig
 from picpoint.heads.projection import ProjectionConfig
 from picpoint.losses.info_nce import LossConfig
@@ -179,7 +179,9 @@ def plan_run(
     Raises:
         PlanError: there are fewer samples than one global batch.
     """
-    selection = np.flatnonzero(split_shapes(manifest, config.data.holdout).train)
+    selection = np.flatnonzero(
+        kept_split(manifest, config.data.holdout, config.data.cache_dir).train
+    )
     if len(selection) < config.global_batch:
         raise PlanError(
             f"global_batch={config.global_batch}: {config.data.shards} holds only "

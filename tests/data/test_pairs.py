@@ -8,6 +8,7 @@ import torch
 
 from picpoint.batch import PairBatch
 from picpoint.data.augment import UNMOVED, AugmentConfig
+from picpoint.data.pair import make_pair
 from picpoint.data.pairs import (
     DataConfig,
     evaluation_batches,
@@ -16,10 +17,11 @@ from picpoint.data.pairs import (
 from picpoint.data.views import NotStoredError, choose_views, stored_views
 from picpoint.geometry.cameras import world_to_pixel
 from picpoint.ops.farthest import farthest_order
+from shards.codec import encode_picture
 from shards.errors import CorruptSampleError
 from shards.plan import ReadPlan
 from shards.reader import Request, ShardReader
-from shards.schema import sample_key
+from shards.schema import SchemaError, sample_key
 
 SELECTION = np.arange(18)
 JITTERED = AugmentConfig(jitter=0.01)
@@ -166,6 +168,46 @@ def test_a_corrupt_sample_stops_the_stream_by_default(
     key = ShardReader(shard_set).manifest.row(sample_index).key
     with pytest.raises(CorruptSampleError, match=key):
         batches(config(damage_sample(shard_set, tmp_path, sample_index)))
+
+
+@pytest.fixture
+def miswritten(shard_set: Path, tmp_path: Path, write_samples) -> Path:
+    """The set, with pictures of sample 1 that were cut off before they were written."""
+    reader = ShardReader(shard_set)
+    samples = list(reader.stream(Request(n, tuple(range(20))) for n in range(18)))
+    pictures = {view: jpeg[: len(jpeg) // 2] for view, jpeg in samples[1].pictures.items()}
+    samples[1] = dataclasses.replace(samples[1], pictures=pictures)
+    return write_samples(tmp_path / "set", samples)
+
+
+def test_a_picture_that_cannot_be_decoded_is_damage_too(miswritten: Path, caplog) -> None:
+    """Its checksum is right: only decoding tells."""
+    key = ShardReader(miswritten).manifest.row(1).key
+    undisturbed = batches(config(miswritten, on_corrupt="skip_and_count"))
+    masked = [row for batch in undisturbed for row in range(8) if not batch.valid[row]]
+    assert masked
+    assert all(key not in batch.keys for batch in undisturbed)
+    assert [record.levelname for record in caplog.records if key in record.message] == ["WARNING"]
+    with pytest.raises(CorruptSampleError, match=f"sample 1 .key {key}.*cannot be decoded"):
+        batches(config(miswritten))
+    reader = ShardReader(miswritten)
+    with pytest.raises(CorruptSampleError, match=key):
+        list(evaluation_batches(reader, SELECTION, config(miswritten), 64, 7, views=[0]))
+
+
+def test_a_picture_of_another_size_than_its_sample_says_is_refused(shard_set: Path) -> None:
+    """Its correspondences would lie elsewhere."""
+    sample = ShardReader(shard_set).read(Request(0, (3,)))
+    small = encode_picture(np.zeros((32, 32, 3), np.uint8))
+    with pytest.raises(SchemaError, match="is 32 x 32 px"):
+        make_pair(
+            dataclasses.replace(sample, pictures={3: small}),
+            np.array([3]),
+            config(shard_set),
+            64,
+            np.random.default_rng(0),
+            None,
+        )
 
 
 def test_an_evaluation_does_without_no_shape(

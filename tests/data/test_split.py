@@ -42,6 +42,42 @@ def test_the_order_of_the_shapes_does_not_matter(order: list[int]) -> None:
     np.testing.assert_array_equal(shuffled, fold(0)[order])
 
 
+def _deal_one_by_one(units: list[str], labels: list[str], config: HoldoutConfig) -> list[int]:
+    """The rule in plain Python: an oracle."""
+    members: dict[str, dict[str, list[int]]] = {}
+    for row, (unit, label) in enumerate(zip(units, labels, strict=True)):
+        if label:
+            members.setdefault(label, {}).setdefault(unit, []).append(row)
+    fold_of, dealt = [-1] * len(units), 0
+    for label in sorted(members):
+        of_class = [members[label][unit] for unit in sorted(members[label])]
+        for number in np.random.default_rng(config.seed).permutation(len(of_class)):
+            for row in of_class[number]:
+                fold_of[row] = dealt % config.num_folds if len(of_class) > 1 else -1
+            dealt += 1
+    return fold_of
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["a", "b" * 32, "b" * 31, "c" * 33, *"defgh\u00e9\U0001f600"]),
+            st.sampled_from(["", *"xyz"]),
+        )
+    ),
+    st.integers(2, 4),
+    st.integers(0, 9),
+)
+def test_shapes_are_dealt_as_the_rule_says(
+    shapes: list[tuple[str, str]], num_folds: int, seed: int
+) -> None:
+    units, labels = [unit for unit, _ in shapes], [label for _, label in shapes]
+    for fold in range(num_folds):
+        config = HoldoutConfig(num_folds, fold, seed)
+        marked = mark_folds(units, labels, config).test
+        assert marked.tolist() == [each == fold for each in _deal_one_by_one(units, labels, config)]
+
+
 def test_fold_number_counts_modulo_the_folds() -> None:
     np.testing.assert_array_equal(fold(7), fold(2))
 

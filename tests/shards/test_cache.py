@@ -230,3 +230,22 @@ def test_folders_are_not_cached(shard_set, tmp_path):
 def test_a_cache_of_nothing_is_refused(values):
     with pytest.raises(ValueError, match="leave the cache out"):
         CacheConfig(*values)
+
+
+def test_files_that_the_cache_did_not_write_are_never_removed(tmp_path):
+    """Whoever names a folder that holds other things loses none of them."""
+    folder = tmp_path / "cache"
+    (folder / "photos").mkdir(parents=True)
+    for name in ("thesis.tex", "A" * 64, "b" * 63, "photos/" + "c" * 64):
+        (folder / name).write_bytes(b"mine" * 500_000)
+        os.utime(folder / name, (0, 0))
+    (folder / ("d" * 64)).mkdir()
+    cache = DiskCache(CacheConfig(str(folder), 0.001))
+    for number in range(80):
+        cache.keep(f"{number:064x}", [(0, os.urandom(20_000))])
+    assert {path.name for path in folder.rglob("*") if path.stat().st_mtime == 0} == {
+        *("thesis.tex", "A" * 64, "b" * 63, "c" * 64)
+    }
+    assert (folder / ("d" * 64)).is_dir()
+    kept = [path for path in folder.iterdir() if path.name.startswith("0")]
+    assert 20 < len(kept) < 60  # and those of others count for nothing

@@ -173,3 +173,9 @@ def test_rows_that_do_not_match_are_noticed_without_checking_values():
     short = encode_cloud(make_cloud(0, num_points=49))[NORMALS]
     with pytest.raises(SchemaError, match="differ in length"):
         decode_cloud(encode_cloud(make_cloud(0)) | {NORMALS: short}, check_values=False)
+
+
+@pytest.mark.parametrize("field", ["source_id", "label"])
+def test_names_that_are_not_utf8_are_refused(field):
+    with pytest.raises(SchemaError, match=r"'caf\\udce9': is not UTF-8.*rename"):
+        encode_cloud(replace(make_cloud(0), **{field: "caf\udce9"}))

@@ -100,6 +100,15 @@ def test_a_header_that_claims_a_huge_array_is_refused_without_allocating_it():
         decode_array(huge, *ARRAYS[POINTS])
 
 
+@pytest.mark.parametrize("shape", ["9" * 5000 + ", 3", "0, " + "9" * 30])
+def test_lengths_past_all_addresses_are_refused(shape):
+    """Of more digits than Python reads, or of no bytes because another length is 0."""
+    header = f"{{'descr': '<f2', 'fortran_order': False, 'shape': ({shape}), }}\n".encode()
+    content = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header
+    with pytest.raises(CodecError):
+        decode_array(content, "<f2", (0, 0))
+
+
 def test_objects_are_refused_by_the_writer_too():
     with pytest.raises(CodecError, match="plain numbers"):
         encode_array(np.array([None, 1]))

@@ -150,6 +150,8 @@ def test_too_few_and_too_many_samples_are_refused(shard_set, tmp_path, count, me
         ("features.pkl", "<f2"),
         ("features.npy", "|O"),
         ("features.npy", "float16"),
+        ("features.npy", "<f3"),
+        ("features.npy", "|f2"),
     ],
 )
 def test_columns_that_are_no_plain_arrays_are_refused(name, dtype):
@@ -238,3 +240,35 @@ def test_members_are_left_out_as_usual_beside_columns(shard_set, features):
     read = ShardReader(shard_set.url, members=(POINTS,), columns=[Path(features)]).read(Request(2))
     assert (read.num_views, len(read.extras)) == (0, 1)
     assert load_manifest(shard_set.url).num_samples == 12
+
+
+@pytest.mark.parametrize("view", [3, -1])
+def test_columns_of_a_view_that_is_not_there_are_refused_and_not_left_out(
+    shard_set, features, view
+):
+    reader = ShardReader(shard_set.url, columns=[features])
+    assert len(reader.read(Request(2, (0, 1, 2), pictures=False)).extras) == 4
+    with pytest.raises(SchemaError, match="it has 3 views, counted from 0"):
+        reader.read(Request(2, (0, view), pictures=False))
+
+
+@pytest.mark.parametrize("name", ["other.npy", "pooled.npy"])
+def test_a_column_that_its_part_does_not_have_once_is_caught(shard_set, features, tmp_path, name):
+    """All hashes are right: the writer was not ours."""
+    store = LocalStore(tmp_path / "other")
+    entries = []
+    for number in range(3):
+        told = load_columns(features).parts[number]
+        names = tuple(
+            name if each == "view00.local_map.npy" else each for each in told.samples.member_names
+        )
+        samples = replace(told.samples, member_names=names)
+        entries.append(publish_part(store, replace(told, samples=samples)))
+        shutil.copy(features / told.name, tmp_path / "other")
+    publish_columns(store, shard_set, COLUMNS, entries)
+    reader = ShardReader(shard_set, "skip_and_count", columns=[tmp_path / "other"])
+    assert reader.read(Request(5, (0,))) is None
+    assert f"column set {tmp_path / 'other'}" in reader.corrupt[0].detail
+    assert reader.read(Request(5, (0,), pictures=False)) is None
+    with pytest.raises(CorruptSampleError, match=r"view00\.local_map\.npy"):
+        reader.read_members(Request(5, (0,)))

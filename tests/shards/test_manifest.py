@@ -220,12 +220,22 @@ def test_a_damaged_part_is_refused_whenever_it_is_used(tmp_path):
     assert manifest.row(4).source_id == "set/shape-4"
 
 
-def test_a_part_that_tells_another_story_than_the_tables_is_refused(tmp_path, samples_of):
+@pytest.mark.parametrize(
+    ("told", "match"),
+    [
+        ({"num_samples": 3}, "has 2 rows, and 3 are told of"),
+        ({"num_bytes": 1}, "says other things of shard-000000"),
+        ({"sha256": "0" * 64}, "says other things of shard-000000"),
+    ],
+)
+def test_a_part_that_tells_another_story_than_the_tables_is_refused(
+    tmp_path, samples_of, told, match
+):
     """Its hash is right: the writer of the tables took the numbers from elsewhere."""
     store = LocalStore(tmp_path)
     entry = publish_part(store, write_shard(store, shard_name(0), samples_of(range(2))))
-    publish_manifest(store, [replace(entry, num_samples=3)])
-    with pytest.raises(ManifestError, match="says other things of shard-000000"):
+    publish_manifest(store, [replace(entry, **told)])
+    with pytest.raises(ManifestError, match=match):
         load_manifest(store).row(0)
 
 

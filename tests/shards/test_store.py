@@ -199,3 +199,60 @@ def test_urls_choose_the_store(tmp_path, monkeypatch):
 def test_a_url_that_names_no_place_is_not_the_current_folder(url):
     with pytest.raises(UrlError, match="names no folder or bucket"):
         open_store(url)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "s3:///",
+        "s3:///prefix",
+        "s3://bucket//prefix",
+        "az://container",
+        "s3://bucket?x=1",
+        "gs://b#x",
+    ],
+)
+def test_a_url_that_can_never_work_is_not_taken_for_a_failing_network(url, monkeypatch):
+    monkeypatch.delenv("AZURE_STORAGE_ACCOUNT_NAME", raising=False)
+    with pytest.raises(UrlError, match=r"environment"):
+        open_store(url)
+
+
+def test_a_forked_process_is_told_that_it_cannot_use_object_storage(tmp_path):
+    """obstore's threads stay behind; without a word, the first request would wait for ever."""
+    code = """
+import os, signal, sys
+from shards.errors import StoreError
+from shards.store import RemoteStore
+
+before = RemoteStore(sys.argv[1])
+early = os.fork()
+if early == 0:
+    signal.alarm(30)
+    before.put_new("by an early child", b"x")
+    os._exit(0)
+assert os.waitpid(early, 0)[1] == 0
+before.put_new("by the parent", b"x")
+late = os.fork()
+if late == 0:
+    signal.alarm(30)
+    requests = [
+        lambda: before.get("by the parent"),
+        lambda: before.put_new("by a late child", b"x"),
+        lambda: RemoteStore(sys.argv[1]).list_names(),
+    ]
+    for request in requests:
+        try:
+            request()
+        except StoreError as error:
+            assert "multiprocessing_context='spawn'" in str(error)
+        else:
+            os._exit(1)
+    os._exit(0)
+assert os.waitpid(late, 0)[1] == 0
+print(before.list_names())
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code, f"file://{tmp_path}"], capture_output=True, text=True
+    )
+    assert done.stdout == "['by an early child', 'by the parent']\n", done.stderr

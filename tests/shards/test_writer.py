@@ -6,6 +6,7 @@ import sys
 import tarfile
 import zlib
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -13,10 +14,11 @@ import numpy as np
 import pytest
 
 from shards.codec import decode_picture, decode_sample, encode_sample
+from shards.columns import Reject
 from shards.errors import AlreadyInStoreError, CorruptSampleError
 from shards.schema import SchemaError
 from shards.store import LocalStore, RemoteStore
-from shards.writer import index_shard, write_shard
+from shards.writer import index_shard, index_tar, write_shard, write_tar
 
 
 def test_the_same_samples_give_the_same_file_in_any_store(tmp_path, samples_of):
@@ -196,18 +198,51 @@ def test_what_cannot_be_a_shard_is_refused(tmp_path, sample):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_no_truncated_shard_is_index_shard(tmp_path, samples_of):
+def test_no_truncated_shard_is_indexed(tmp_path, samples_of):
     """The stock library accepts many of these without a word."""
     store = LocalStore(tmp_path)
-    whole = write_shard(store, "s.tar", samples_of(range(2)))
+    write_shard(store, "s.tar", samples_of(range(2)))
     content = (tmp_path / "s.tar").read_bytes()
-    end = max(row.members[-1].offset + row.members[-1].length for row in whole.samples.rows())
-    for length in range(0, end, 512):
+    for length in range(0, len(content), 512):
         (tmp_path / "t.tar").write_bytes(content[:length])
-        try:
-            found = index_shard(store, "t.tar")
-        except CorruptSampleError:
-            continue
-        # A cut between two samples leaves a sound tar of fewer samples: the SHA-256 tells.
-        assert found.num_samples < whole.num_samples
-        assert found.sha256 != whole.sha256
+        with pytest.raises(CorruptSampleError):
+            index_shard(store, "t.tar")
+
+
+NOT_UTF8 = os.fsdecode(b"caf\xe9.obj")  # as Python names such a file
+
+
+@pytest.mark.parametrize("field", ["label", "warnings"])
+def test_texts_that_no_table_can_hold_are_refused_before_anything_is_published(
+    tmp_path, sample, field
+):
+    text = (NOT_UTF8,) if field == "warnings" else NOT_UTF8
+    named = replace(sample, meta=replace(sample.meta, **{field: text}))
+    with pytest.raises(SchemaError, match=r"'caf\\udce9\.obj': is not UTF-8.*rename"):
+        write_shard(LocalStore(tmp_path), "s.tar", [named])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_neither_a_sample_nor_a_reject_is_named_by_such_a_text(sample):
+    named = replace(sample, meta=replace(sample.meta, source_id=NOT_UTF8))
+    for make in (
+        lambda: encode_sample(named),
+        lambda: named.key,
+        lambda: Reject("set/x", "no_such_file", f"{NOT_UTF8} is not there"),
+    ):
+        with pytest.raises(SchemaError, match="is not UTF-8"):
+            make()
+
+
+def test_a_sample_named_by_half_a_surrogate_pair_is_refused_when_a_shard_is_read(tmp_path, sample):
+    """JSON can say what UTF-8 cannot."""
+    members = encode_sample(sample)
+    named = members["meta.json"].replace(b"set/shape-7", b"set/shape-\\ud800")
+    store = LocalStore(tmp_path)
+    with pytest.raises(CorruptSampleError, match="is not UTF-8"):
+        write_tar(
+            store,
+            "s.tar",
+            [(sample.key, members | {"meta.json": named})],
+            lambda file: list(index_tar(file, "s.tar")),
+        )
