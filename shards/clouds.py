@@ -160,8 +160,15 @@ def decode_cloud(members: Mapping[str, bytes], check_values: bool = True) -> Clo
         return decode_array(members[name], dtype, shape) if name in members else _NO_ROWS[name]
 
     source_id, label = _decode_meta(members[CLOUD_META])
-    # In the order of the fields.
-    cloud = Cloud(source_id, label, *map(array, CLOUD_ARRAYS))
+    cloud = Cloud(
+        source_id,
+        label,
+        array(POINTS),
+        normals=array(NORMALS),
+        colors=array(COLORS),
+        point_labels=array(POINT_LABELS),
+        places=array(PLACES),
+    )
     if check_values:
         check_cloud(cloud)
     elif any(len(each) not in (0, cloud.num_points) for each in cloud.arrays.values()):

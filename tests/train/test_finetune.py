@@ -133,11 +133,11 @@ def rooms_data(rooms: Path) -> CloudDataConfig:
 def test_things_of_scenes_are_learnt(
     train: Run, tmp_path: Path, rooms_data: CloudDataConfig, encoder: object
 ) -> None:
-    settings = {"epochs": 12, "eval_every": 12, "label_smoothing": 0.0, "task": "scenes"}
-    train(data=rooms_data, point_encoder=encoder, optim=OptimConfig(lr=1e-2), **settings)
+    settings = {"epochs": 24, "eval_every": 24, "label_smoothing": 0.0, "task": "scenes"}
+    train(data=rooms_data, point_encoder=encoder, optim=OptimConfig(lr=3e-3), **settings)
     result = read_result(tmp_path / "run")
     # All floor would have an mIoU of 1/9.
-    assert result.last["miou"] > 0.7
+    assert result.last["miou"] > 0.6
     assert (result.num_train, result.num_evaluated, result.evaluated_on) == (16, 8, "Area_5")
     counts = torch.tensor(result.confusion)
     assert counts.sum() == 8 * 48  # every point of every block, once
