@@ -28,7 +28,8 @@ def tables(results: Mapping[str, Any]) -> str:
     parts = [_planning(results)]
     parts += [_of_data_set(name, each) for name, each in simulated["data_sets"].items()]
     assumed = dict(simulated["assumed"])
-    fabric = assumed.pop("fabric")
+    fabric = dict(assumed.pop("fabric"))
+    del fabric["speedup"]  # it is gpu_speedup_training
     parts.append(_values("assumed", assumed | {f"fabric.{k}": v for k, v in fabric.items()}))
     parts.append(_values("measured, on one core", simulated["measured"]))
     return "\n".join(parts)
@@ -66,14 +67,25 @@ def _of_data_set(name: str, data: Mapping[str, Any]) -> str:
                     _time(each["hours"]),
                     f"{_short(each['usd'])} ({_short(each['usd_of_requests'])})",
                     _bottleneck(each, int(number)),
+                    _next(each),
                 )
             )
-    return title + _table(("GPUs", "stage", "time", "USD (requests)", "bottleneck"), rows)
+    return title + _table(
+        ("GPUs", "stage", "time", "USD (requests)", "bottleneck", "the next"), rows
+    )
 
 
 def _bottleneck(stage: Mapping[str, Any], num_gpus: int) -> str:
     idle = num_gpus - stage.get("working_gpus", num_gpus)
     return stage["bottleneck"] + (f"; {idle} GPUs without work" if idle else "")
+
+
+def _next(stage: Mapping[str, Any]) -> str:
+    """Tell what the time would be if the bottleneck were none."""
+    causes: dict[str, float] = stage["hours_by_cause"]
+    others = {name: hours for name, hours in causes.items() if name != stage["bottleneck"]}
+    name = max(others, key=lambda name: others[name])
+    return f"{name}, {_time(others[name])}"
 
 
 def _values(title: str, values: Mapping[str, Any]) -> str:

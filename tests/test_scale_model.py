@@ -1,9 +1,12 @@
 """The reckoning of data sets on many GPUs: what must hold whatever is assumed."""
 
+import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
+from benchmarks.record import RESULTS
 from benchmarks.scale_model import (
     OBJAVERSE,
     OBJAVERSE_XL,
@@ -14,6 +17,7 @@ from benchmarks.scale_model import (
     pretrain,
     render,
 )
+from benchmarks.scale_page import PAGE, with_tables
 from benchmarks.simulated_ranks import Fabric
 
 MEASURED = Measured(
@@ -116,3 +120,10 @@ def test_an_assumption_given_by_name_is_taken():
     assert ASSUMED.replaced({"gpus_per_node": "4", "usd_per_gpu_h": "1.5"}) == replace(
         ASSUMED, gpus_per_node=4, usd_per_gpu_h=1.5
     )
+
+
+def test_the_page_shows_the_record():
+    page = Path(PAGE).read_text()
+    record = json.loads((RESULTS / "scale.json").read_text())
+    assert with_tables(page, record["results"]) == page
+    assert "Objaverse-XL" in page
