@@ -66,8 +66,21 @@ def main(given: str, insecure: bool, store: str) -> int:
     jobs = Jobs(address)
     print(f"ok       reached           {address.url}", flush=True)
     cluster = _look(jobs, store)
+    findings = findings_of(cluster, jobs.is_open, store)
+    fine = [tell(what, lambda found=found: found, "WRONG") for what, found in findings.items()]
+    return 0 if all(fine) else 3
+
+
+def findings_of(cluster: Cluster, is_open: bool, store: str) -> dict[str, Finding]:
+    """Judge what a cluster says of itself.
+
+    Args:
+        cluster: what it says.
+        is_open: it asks for no token.
+        store: URL that every node was asked to reach; "" for none.
+    """
     findings = {
-        "token": _token(jobs.is_open),
+        "token": _token(is_open),
         "nodes": _nodes(cluster),
         "Python": _same("python", platform.python_version(), cluster.nodes),
         "Ray": _same("ray", importlib.metadata.version("ray"), cluster.nodes),
@@ -76,8 +89,7 @@ def main(given: str, insecure: bool, store: str) -> int:
     }
     if store:
         findings["object store"] = _store(store, cluster.nodes)
-    fine = [tell(what, lambda found=found: found, "WRONG") for what, found in findings.items()]
-    return 0 if all(fine) else 3
+    return findings
 
 
 def _look(jobs: Jobs, store: str) -> Cluster:
@@ -171,9 +183,9 @@ def _picpoint(nodes: Sequence[Node]) -> Finding:
 
 def _gpus(nodes: Sequence[Node]) -> Finding:
     blind = [
-        f"{node.name} ({node.told.get('gpus', 0)} of {node.gpus})"
+        f"{node.name} ({node.told['gpus']} of {node.gpus})"
         for node in nodes
-        if node.told.get("gpus", 0) < node.gpus
+        if "error" not in node.told and node.told["gpus"] < node.gpus
     ]
     if blind:
         return Finding(
