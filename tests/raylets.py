@@ -12,10 +12,13 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
+
+Started = TypeVar("Started")
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,10 +125,8 @@ def _serve(folder: str) -> None:
     """Be the cluster's process: do what the lines of stdin say, answer each with a line."""
     from ray.cluster_utils import Cluster
 
-    cluster = Cluster(
-        initialize_head=True,
-        head_node_args={"num_cpus": 0, "include_dashboard": False, "temp_dir": f"{folder}/t"},
-    )
+    head = {"num_cpus": 0, "include_dashboard": False, "temp_dir": f"{folder}/t"}
+    cluster = _patiently(lambda: Cluster(initialize_head=True, head_node_args=head))
     nodes = []
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # Ray prints, too
@@ -133,7 +134,7 @@ def _serve(folder: str) -> None:
     for line in sys.stdin:
         match json.loads(line):
             case ["add", int(num_cpus)]:
-                nodes.append(cluster.add_node(num_cpus=num_cpus))
+                nodes.append(_patiently(lambda n=num_cpus: cluster.add_node(num_cpus=n)))
                 answers.write(f"{len(nodes) - 1}\n")
             case ["kill", int(number)]:
                 cluster.remove_node(nodes[number], allow_graceful=False)
@@ -141,6 +142,17 @@ def _serve(folder: str) -> None:
             case other:
                 raise ValueError(other)
     cluster.shutdown()
+
+
+def _patiently(start: Callable[[], Started]) -> Started:
+    """Start a node again that was not up within Ray's 30 s, as on a machine that others use."""
+    for _ in range(9):
+        try:
+            return start()
+        except Exception as error:
+            if "timed out" not in str(error):
+                raise
+    return start()
 
 
 if __name__ == "__main__":

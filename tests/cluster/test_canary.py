@@ -22,12 +22,14 @@ from s3_server import BUCKET, S3Server, s3_server
 from tiny_run import TINY_RUN
 
 from cluster.app import main
+from picpoint.render.sources import CATALOGUE
 from shards.errors import UrlError
 from shards.remote import RemoteStore
 from shards.secret_urls import holds_secret, without_secrets
 from shards.store import open_store
 
 ROOT = Path(__file__).parents[2]
+SOLID = "OFF\n4 4 6\n0 0 0\n1 0 0\n0 1 0\n0 0 {}\n3 0 2 1\n3 0 1 3\n3 0 3 2\n3 1 2 3\n"
 CANARY = "canary-" + secrets.token_hex(12)
 # What a user may have in the environment; the server's own key is the one that is really used.
 SECRETS = {
@@ -134,6 +136,20 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
         yield running
 
 
+def solids(folder: Path) -> Path:
+    """Meshes of two classes, with a catalogue."""
+    folder.mkdir()
+    rows = ["source_id,label,file"]
+    for number in range(24):
+        label = ("flat", "tall")[number % 2]
+        height = (0.2, 2.0)[number % 2] + number / 50
+        name = f"{number}.off"
+        (folder / name).write_text(SOLID.format(height))
+        rows.append(f"{label}/{number},{label},{name}")
+    (folder / CATALOGUE).write_text("\n".join(rows) + "\n")
+    return folder
+
+
 @pytest.mark.slow
 @pytest.mark.ray
 def test_nothing_that_a_run_writes_holds_a_secret(
@@ -156,7 +172,7 @@ def test_nothing_that_a_run_writes_holds_a_secret(
     ray_folder.mkdir()
     shards, url = f"s3://{BUCKET}/shards", f"s3://{BUCKET}"
     tiny = [*TINY_RUN, "global_batch=4", "ghost_batch=2", "epochs=1"]
-    small = ["source=demo", "shapes_per_shard=60", "capture.num_points=256"]
+    small = [f"source={solids(tmp_path / 'meshes')}", "capture.num_points=128"]
     run, evaluation = written / "run", written / "evaluation"
     more = [f"pretrain.{each}" for each in (*tiny[1:], "trackers=[]", "probe.every=0")]
     commands = [
@@ -170,7 +186,7 @@ def test_nothing_that_a_run_writes_holds_a_secret(
         ["export", f"run={run}", f"out={written / 'encoder'}", "license=apache-2.0"],
         [
             *("tune", "study=ablations", f"shards={shards}", f"out={written / 'study'}"),
-            f"study.more={json.dumps([*more[:-1], 'pretrain.probe.per_class=1'])}",
+            f"study.more={json.dumps([*more[:-1], 'pretrain.probe.per_class=2'])}",
             "study.variants=[{name: full, overrides: []}]",
             "study.parameters=[{key: pretrain.seed, values: [0]}]",
         ],
