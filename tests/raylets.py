@@ -44,12 +44,18 @@ class Raylets:
         self._ask(["kill", node])
 
     def pids(self, name: bytes) -> list[int]:
-        """Find living processes of the cluster by what their command line holds."""
-        parents, names = {}, {}
+        """Find living processes of the cluster by what their command line holds.
+
+        Those that descend from it, and those whose environment names it: an orphan has another
+        parent, and a worker of Ray writes its title over its environment.
+        """
+        parents, names, told_of_it = {}, {}, set[int]()
         for folder in Path("/proc").glob("[0-9]*"):
             try:
                 told = folder.joinpath("stat").read_text().rpartition(")")[2].split()
                 names[int(folder.name)] = folder.joinpath("cmdline").read_bytes()
+                if self.access["RAY_TMPDIR"].encode() in folder.joinpath("environ").read_bytes():
+                    told_of_it.add(int(folder.name))
             except OSError:  # it has just ended
                 continue
             if told[0] != "Z":
@@ -58,7 +64,9 @@ class Raylets:
         def is_below(pid: int) -> bool:
             return pid == self.process.pid or (pid in parents and is_below(parents[pid]))
 
-        return [pid for pid in parents if name in names[pid] and is_below(pid)]
+        return [
+            pid for pid in parents if name in names[pid] and (pid in told_of_it or is_below(pid))
+        ]
 
     def _ask(self, words: list[object]) -> str:
         assert self.process.stdin is not None

@@ -22,6 +22,7 @@ from s3_server import BUCKET, S3Server, s3_server
 from tiny_run import TINY_RUN
 
 from cluster.app import main
+from cluster.jobs.tune import leave_secrets_where_they_are
 from picpoint.render.sources import CATALOGUE
 from shards.errors import UrlError
 from shards.remote import RemoteStore
@@ -128,6 +129,30 @@ def test_an_endpoint_with_a_password_is_not_shown_in_errors(monkeypatch: pytest.
         RemoteStore.size.__wrapped__(RemoteStore(f"s3://{BUCKET}"), "x")  # type: ignore[attr-defined]
     assert CANARY not in str(raised.value)
     assert without_secrets(f"http://u:p@h/x?sig={CANARY} in 1s") == "http://h/x in 1s"
+
+
+@pytest.mark.ray
+def test_tune_hands_no_keys_to_its_trials(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray shows what is handed on in its logs; a trial has its machine's own."""
+    from ray.tune.execution import class_cache
+
+    monkeypatch.setattr(
+        class_cache, "ENV_VARS_TO_PROPAGATE", set(class_cache.ENV_VARS_TO_PROPAGATE)
+    )
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", CANARY)
+    monkeypatch.setenv("RAY_CHDIR_TO_TRIAL_DIR", "0")
+
+    class Trial:
+        pass
+
+    def handed_on() -> dict[str, str]:
+        actor = class_cache._ActorClassCache().get(Trial)
+        return actor._default_options["runtime_env"]["env_vars"]
+
+    assert handed_on()["AWS_SECRET_ACCESS_KEY"] == CANARY, "Ray has mended it: so can we"
+    leave_secrets_where_they_are()
+    assert CANARY not in handed_on().values()
+    assert handed_on()["RAY_CHDIR_TO_TRIAL_DIR"] == "0"
 
 
 @pytest.fixture(scope="module")
