@@ -108,6 +108,7 @@ def test_the_committed_dashboard_is_that_of_the_source_and_whole():
 
 @pytest.mark.ray
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_a_real_run_is_seen_by_what_asks_as_prometheus_does(shard_set: Path, tmp_path: Path):
     port = free_port()
     with head_node(num_cpus=2, metrics_port=port) as head:
@@ -119,14 +120,14 @@ def test_a_real_run_is_seen_by_what_asks_as_prometheus_does(shard_set: Path, tmp
                 *("runtime.address=auto", "global_batch=4", "ghost_batch=2", "log_every=1"),
                 *("epochs=100000", "trackers=[]", "runtime.use_gpu=false"),
             ],
-            env=clean | head.access | {"RAY_ADDRESS": head.gcs_address},
+            env=clean | head.access | {"RAY_ADDRESS": head.gcs_address, "RAY_AUTH_MODE": "token"},
             cwd=ROOT,
         )
         try:
             wanted = {m.name for m in METRICS if m.figure != "probe_accuracy"}
             wanted.add("ray_node_cpu_utilization")
             found: dict[str, str] = {}
-            deadline = time.monotonic() + 240
+            deadline = time.monotonic() + 600
             while not wanted <= set(found):
                 assert run.poll() is None
                 assert time.monotonic() < deadline, wanted - set(found)
