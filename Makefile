@@ -1,6 +1,7 @@
 # make demo    the whole road, from meshes to a page of results   (SEEDS=3 for mean and std)
 # make test    the tests
 # make faults  the tests that take long: they kill processes, break requests, fuzz meshes; minutes
+# make soak    render, pre-train and tune on three raylets with kills; some ten minutes
 # make check   lint, format, types
 # make data    820 pieces of furniture and 6,227 electronic parts, rendered   (Debian; an hour)
 
@@ -11,7 +12,7 @@ BIN := $(VENV)/bin
 # Set up once, and again when what is to be installed changes.
 READY := $(VENV)/.ready
 
-.PHONY: demo test faults check data clean
+.PHONY: demo test faults soak check data clean
 
 demo: $(READY)
 	$(BIN)/picpoint demo seeds=$(SEEDS)
@@ -22,7 +23,10 @@ test: $(READY)
 
 faults: $(READY)
 	$(BIN)/python -m pytest -n 2 --dist loadfile --timeout 1200 \
-		-m "slow and not gpu and not kaolin and not remote"
+		-m "slow and not soak and not gpu and not kaolin and not remote"
+
+soak: $(READY)
+	$(BIN)/python -m pytest -m soak -s
 
 check: $(READY)
 	$(BIN)/ruff check .

@@ -151,7 +151,7 @@ def _rank(config: PretrainConfig, folder: Path, rounds: int, rank: int) -> None:
             "step_s": statistics.median(whole),
             "cpu_s": statistics.median(cpu),
             "parts_s": {n: statistics.median(each[n] for each in parts) for n in parts[0]},
-            "sizes": _sizes(run),
+            "sizes": sizes_of(run),
         }
         (folder / "told.json").write_text(json.dumps(told))
 
@@ -220,7 +220,8 @@ def _reduce_gradients(model: nn.Module) -> None:
         gradient.copy_(part.view_as(gradient))
 
 
-def _sizes(run: Run) -> dict[str, int]:
+def sizes_of(run: Run) -> dict[str, int]:
+    """Give what a rank sends to others, in bytes, and what rows of embeddings are made of."""
     model = run.state.model
     norms = [module for module in model.modules() if isinstance(module, GhostBatchNorm)]
     return {

@@ -76,7 +76,7 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as folder:
         make_set(Path(folder))
-        results = _starts(Path(folder), num_starts=3 if options.quick else 10)
+        results = measure_starts(Path(folder), num_starts=3 if options.quick else 10)
     if not options.quick:
         results["shuffle"] = _shuffle_quality()
         print("wrote", write_record("resume", results, _PACKAGES))
@@ -108,7 +108,8 @@ def _entry(entry: ShardEntry, part: bytes, number: int) -> ShardEntry:
     return replace(entry, name=name, part_sha256=sha256(renamed(part, name)))
 
 
-def _starts(folder: Path, num_starts: int) -> dict[str, Json]:
+def measure_starts(folder: Path, num_starts: int) -> dict[str, Json]:
+    """Start in processes of their own, each in the middle of another epoch's batch; medians."""
     epoch = NUM_SHARDS * PER_SHARD // GLOBAL_BATCH * GLOBAL_BATCH
     generator = np.random.default_rng(0)
     found: list[dict[str, float]] = []

@@ -9,6 +9,7 @@
     picpoint data prepare NAME --from PATH --out DIR
     picpoint import-weights FILE OUT [point_encoder=NAME ...]
     picpoint doctor [--image-encoder NAME [image_encoder.KEY=VALUE ...]]
+    picpoint doctor --licenses | --sbom FILE | --cluster [ADDRESS] [--store URL]
     picpoint flops
 
 Exit codes: 0 done; 1 a fault of picpoint; 2 a wrong command, key or value, or results in the way;
@@ -123,15 +124,7 @@ def _run(options: argparse.Namespace) -> int:
 
             return shards_main([options.action, *options.arguments])
         case "doctor":
-            if options.image_encoder:
-                from cluster.doctor_image import main as doctor_image_main
-
-                return doctor_image_main(options.image_encoder, options.overrides)
-            if options.overrides:
-                raise ConfigError(f"{options.overrides[0]}: of which --image-encoder NAME?")
-            from cluster.doctor import main as doctor_main
-
-            return doctor_main()
+            return _doctor(options)
         case "flops":
             from cluster.flops import main as flops_main
 
@@ -153,6 +146,32 @@ def _run(options: argparse.Namespace) -> int:
             return manage(options)
         case command:
             return _run_job(command, options)
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    if options.image_encoder:
+        from cluster.doctor_image import main as doctor_image_main
+
+        return doctor_image_main(options.image_encoder, options.overrides)
+    if options.overrides:
+        raise ConfigError(f"{options.overrides[0]}: of which --image-encoder NAME?")
+    if options.store and options.cluster is None:
+        raise ConfigError(f"--store {options.store}: reached from where? Give --cluster, too")
+    if options.cluster is not None:
+        from cluster.doctor_cluster import main as doctor_cluster_main
+
+        return doctor_cluster_main(options.cluster, options.insecure, options.store)
+    if options.licenses:
+        from cluster.doctor_licences import print_licences
+
+        return print_licences()
+    if options.sbom:
+        from cluster.doctor_licences import write_bill
+
+        return write_bill(options.sbom)
+    from cluster.doctor import main as doctor_main
+
+    return doctor_main()
 
 
 def _run_job(name: str, options: argparse.Namespace) -> int:
@@ -210,10 +229,29 @@ def _parser() -> argparse.ArgumentParser:
     add_parsers(commands)
     _add_import_weights(commands)
     commands.add_parser("flops", help="parameters, FLOPs and clouds per second of the encoders")
-    doctor = commands.add_parser("doctor", help="say what is present, what is not, and what to do")
-    doctor.add_argument("--image-encoder", metavar="NAME", help="load it, and say what it costs")
-    doctor.add_argument("overrides", nargs="*", metavar="image_encoder.KEY=VALUE")
+    _add_doctor(commands)
     return parser
+
+
+def _add_doctor(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    doctor = commands.add_parser("doctor", help="say what is present, what is not, and what to do")
+    about = doctor.add_mutually_exclusive_group()
+    about.add_argument("--image-encoder", metavar="NAME", help="load it, and say what it costs")
+    about.add_argument(
+        "--licenses", action="store_true", help="of dependencies, data and weights; flag what binds"
+    )
+    about.add_argument("--sbom", metavar="FILE", help="write what is installed, as CycloneDX JSON")
+    about.add_argument(
+        "--cluster",
+        nargs="?",
+        const="",
+        metavar="ADDRESS",
+        help="look at a Ray cluster: token, versions, nodes, GPUs",
+    )
+    doctor.add_argument("--store", default="", metavar="URL", help="--cluster: do nodes reach it?")
+    doctor.add_argument("--insecure", action="store_true", help="--cluster: as in picpoint submit")
+    doctor.add_argument("--traceback", action="store_true", default=argparse.SUPPRESS)
+    doctor.add_argument("overrides", nargs="*", metavar="image_encoder.KEY=VALUE")
 
 
 def _add_data(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

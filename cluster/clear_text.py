@@ -2,9 +2,9 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from urllib.parse import urlsplit
 
 from cluster.compose import ConfigError
+from shards.secret_urls import holds_secret
 
 REMEDY = (
     "take it from the cluster's secret store instead (on Kubernetes the Secret picpoint-secrets; "
@@ -29,7 +29,6 @@ _SECRET_VALUES = re.compile(
     r"|\bglpat-[\w-]{20,}"
     r"|\bsk-[\w-]{20,}"
     r"|\beyJ[\w-]{10,}\.eyJ[\w-]{10,}\."
-    r"|[?&](X-Amz-Signature|X-Goog-Signature|sig|AWSAccessKeyId)="
 )
 
 
@@ -65,13 +64,4 @@ def _is_called_secret(name: str) -> bool:
 
 
 def _holds_secret(value: str) -> bool:
-    return bool(_SECRET_VALUES.search(value)) or any(
-        _has_password(word) for word in re.split(r"[\s,\[\]'\"]+", value) if "://" in word
-    )
-
-
-def _has_password(url: str) -> bool:
-    try:
-        return urlsplit(url).password is not None
-    except ValueError:
-        return False  # no URL, so none with a password
+    return bool(_SECRET_VALUES.search(value)) or holds_secret(value)

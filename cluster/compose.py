@@ -18,6 +18,8 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
+from shards.secret_urls import REFUSAL, holds_secret
+
 Job = TypeVar("Job")
 
 
@@ -51,12 +53,16 @@ def load_job(job: type[Job], config: DictConfig) -> Job:
     """Turn a composed config into its dataclass.
 
     Raises:
-        ConfigError: a key is unknown or missing, or a value is of the wrong kind.
+        ConfigError: a key is unknown or missing, a value is of the wrong kind, or holds a URL with
+            a secret, which the message does not repeat.
     """
     try:
         plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
         raise ConfigError(f"{_first_line(error)}; set it as KEY=VALUE") from error
+    for key, value in flatten(plain):
+        if holds_secret(str(value)):
+            raise ConfigError(f"{key}: {REFUSAL}")
     known = [key for key, _ in flatten(plain)]
     try:
         return _adapter(job).validate_python(plain)

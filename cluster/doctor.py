@@ -49,13 +49,14 @@ def main() -> int:
     }
     whole = True
     for what, look in needed.items():
-        whole &= _tell(what, look, "MISSING")
+        whole &= tell(what, look, "MISSING")
     for what, look in optional.items():
-        _tell(what, look, "absent")
+        tell(what, look, "absent")
     return 0 if whole else 3
 
 
-def _tell(what: str, look: Callable[[], Finding], otherwise: str) -> bool:
+def tell(what: str, look: Callable[[], Finding], otherwise: str) -> bool:
+    """Print what was found, or what broke while looking; tell whether it is fine."""
     try:
         finding = look()
     except Exception as error:  # a doctor reports what is broken, whatever it is

@@ -41,7 +41,7 @@ def main(name: str, overrides: Sequence[str]) -> int:
             print(f"            or stride {stride}: {cells} x {cells} x {other.local_width}")
     print(f"pooled      {encoder.pooled_width}")
     unit = "pictures/s" if device.type == "cuda" else "pictures/s on one core"
-    print(f"speed       {_pictures_per_s(encoder, config.input_px, device):.0f} {unit}")
+    print(f"speed       {pictures_per_s(encoder, config.input_px, device):.0f} {unit}")
     return 0
 
 
@@ -66,7 +66,7 @@ def _flops(encoder: ImageEncoder, size_px: int, device: torch.device) -> int:
     return counter.get_total_flops()
 
 
-def _pictures_per_s(encoder: ImageEncoder, size_px: int, device: torch.device) -> float:
+def pictures_per_s(encoder: ImageEncoder, size_px: int, device: torch.device) -> float:
     """Time batches for some seconds, after one that does not count.
 
     On a CPU it is the CPU time of one thread, which others on the machine disturb least.

@@ -9,6 +9,7 @@ import urllib.request
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cluster.cluster_address import ADDRESS_VARIABLES, ClusterAddress
@@ -48,6 +49,10 @@ class JobLine:
 class Jobs:
     """The jobs of one cluster.
 
+    Attributes:
+        address: of its job API.
+        is_open: it asks for no token.
+
     Raises:
         ClusterError: nothing answers there, it does not accept the token, or it accepts anyone.
     """
@@ -55,8 +60,8 @@ class Jobs:
     def __init__(self, address: ClusterAddress) -> None:
         self.address = address
         with self._in_one_line():
-            is_open = _answers_anyone(address.url)
-            if is_open and not (address.is_encrypted or address.insecure):
+            self.is_open = _answers_anyone(address.url)
+            if self.is_open and not (address.is_encrypted or address.insecure):
                 raise ClusterError(
                     f"{address.url}: asks for no token, so whoever reaches it runs code there; "
                     "start it with RAY_AUTH_MODE=token (--insecure sends all the same)"
@@ -76,6 +81,27 @@ class Jobs:
                 entrypoint_memory=submission.memory_bytes,
                 entrypoint_label_selector=dict(submission.label_selector),
             )
+
+    def ask(self, shell_line: str, folder: Path, wait_s: float) -> str:
+        """Run a short command on the head, with the files of a folder, and give what it printed.
+
+        Raises:
+            ClusterError: it is not done in time, or ended with an error.
+        """
+        with self._in_one_line():
+            env = {"working_dir": str(folder)}
+            job = self._client.submit_job(entrypoint=shell_line, runtime_env=env)
+            deadline = time.monotonic() + wait_s
+            while not (info := self._client.get_job_info(job)).status.is_terminal():
+                if time.monotonic() > deadline:
+                    self._client.stop_job(job)
+                    raise ClusterError(
+                        f"{self.address.url}: {job} is {info.status} after {wait_s} s"
+                    )
+                time.sleep(_POLL_S)
+            if str(info.status) != "SUCCEEDED":
+                raise ClusterError(f"{self.address.url}: {job} {info.status}: {info.message}")
+            return self._client.get_job_logs(job)
 
     def follow(self, submission_id: str) -> int:
         """Print a job's log until it ends; give its exit code.

@@ -95,6 +95,7 @@ def scaling_of(runtime: "RuntimeConfig", use_gpu: bool) -> "ScalingConfig":
         if is_elastic
         else runtime.num_workers,
         use_gpu=use_gpu,
+        elastic_resize_monitor_interval_s=runtime.resize_every_s,
     )
 
 

@@ -26,6 +26,8 @@ class RuntimeConfig:
             (`ray` only, with `max_workers`).
         max_workers: most ranks, of as many as the cluster has room for (`ray` only); 0 for a fixed
             number. The objective is the same for any number, which changes only at a restart.
+        resize_every_s: how often it is looked whether there is room for more ranks, within
+            `max_workers`; a change begins all ranks anew from the newest checkpoint.
         max_failures: how often the run may lose ranks and go on from its newest checkpoint. What is
             wrong with the settings or the data ends it at once; a machine that is taken back with
             notice (preempted, on Ray) does not count. A single local rank is the command's own
@@ -40,6 +42,7 @@ class RuntimeConfig:
     threads_per_worker: int = 0
     min_workers: int = 0
     max_workers: int = 0
+    resize_every_s: float = 60.0
     max_failures: int = 3
     timeout_s: float = 600.0
 
@@ -58,10 +61,10 @@ class RuntimeConfig:
                     f"runtime.max_workers={self.max_workers}: on one machine the number of ranks "
                     "is fixed; use runtime.num_workers, or runtime=ray"
                 )
-        if self.max_failures < 0 or not self.timeout_s > 0:
+        if self.max_failures < 0 or not min(self.timeout_s, self.resize_every_s) > 0:
             raise ValueError(
-                f"runtime.max_failures={self.max_failures}, runtime.timeout_s={self.timeout_s}: "
-                "must be 0 or more, and above 0"
+                f"runtime.max_failures={self.max_failures}, runtime.timeout_s={self.timeout_s}, "
+                f"runtime.resize_every_s={self.resize_every_s}: must be 0 or more, and above 0"
             )
 
     @property

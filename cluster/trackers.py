@@ -1,4 +1,4 @@
-"""Where else do a run's figures go? TensorBoard, MLflow or Weights & Biases, as the user has them.
+"""Where else do a run's figures go? TensorBoard, MLflow, Weights & Biases, or Ray's metrics.
 
 The training loop knows none of these: the command that follows the run's log passes each line on.
 """
@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from cluster.compose import ConfigError
+from cluster.ray_metrics import RayMetrics
 
 logger = logging.getLogger(__name__)
 
-TrackerName = Literal["tensorboard", "mlflow", "wandb"]
+TrackerName = Literal["tensorboard", "mlflow", "wandb", "ray"]
 
 # What tells where the run stands, and is no figure of its own.
 _POSITION = ("step", "total_steps")
@@ -102,6 +103,8 @@ def _open_tracker(
             return _MlFlow(out, settings)
         case "wandb":
             return _WeightsAndBiases(out, settings)
+        case "ray":
+            return RayMetrics(out.name)
 
 
 class _TensorBoard:

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Protocol
 
+from cluster.compose import ConfigError
 from cluster.progress import ProgressLine
 from cluster.record import plain
 from cluster.runtime import RankedJob, run_on_local_processes, run_on_ray
@@ -55,7 +56,7 @@ def train_to_the_end(
         concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="runtime") as thread,
         _stop_on_interrupt(out / STOP_FILE),
         ProgressLine(job.command) as progress,
-        Trackers(job.trackers, out, plain(job), resumed_at) as trackers,
+        Trackers(trackers_of(job), out, plain(job), resumed_at) as trackers,
     ):
         # In a thread of its own, because Ray Train would answer Ctrl-C by killing its workers.
         running = thread.submit(run_workers, job)
@@ -78,6 +79,21 @@ def train_to_the_end(
         raise KeyboardInterrupt(
             f"stopped; its checkpoint is in {checkpoints}; the same command goes on"
         )
+
+
+def trackers_of(job: TrackedJob) -> tuple[TrackerName, ...]:
+    """Name the trackers of a job; on a cluster that it joins, Ray's metrics are always one.
+
+    Raises:
+        ConfigError: Ray's metrics are asked for where there is no Ray.
+    """
+    if job.runtime.name != "ray" and "ray" in job.trackers:
+        raise ConfigError(
+            "trackers=[ray]: figures go through the Ray cluster that the run is on, and "
+            f"runtime={job.runtime.name} is on none; use runtime=ray, or leave the tracker out"
+        )
+    joins = job.runtime.name == "ray" and job.runtime.address != "local"
+    return (*job.trackers, "ray") if joins and "ray" not in job.trackers else job.trackers
 
 
 @contextlib.contextmanager

@@ -32,6 +32,7 @@ from obstore.store import ObjectStore, from_url
 
 from shards.errors import NotFoundInStoreError, StoreError, TransientStoreError, UrlError, taken
 from shards.local import scratch_in, sweep
+from shards.secret_urls import without_secrets
 
 _RETRIES_OF_A_REQUEST = 6
 _SHORTEST_PAUSE = timedelta(milliseconds=20)
@@ -237,7 +238,7 @@ def _explained(url: str, name: str) -> Generator[None]:
             "policy"
         ) from error
     except (BaseError, OSError, ValueError) as error:
-        first_line = str(error).partition("\n")[0]
+        first_line = without_secrets(str(error).partition("\n")[0])
         kind = TransientStoreError if isinstance(error, GenericError | OSError) else StoreError
         raise kind(
             f"{place}: {first_line}; check the endpoint and the network, then run it again"

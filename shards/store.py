@@ -25,6 +25,7 @@ from shards.errors import (
 )
 from shards.local import LocalStore
 from shards.remote import RemoteStore
+from shards.secret_urls import REFUSAL, holds_secret
 
 __all__ = [
     "LocalStore",
@@ -105,6 +106,8 @@ def open_store(url: str | Path) -> Store:
         UrlError: no place, no such scheme, or settings that cannot be used.
     """
     scheme, separator, rest = str(url).partition("://")
+    if separator and holds_secret(str(url)):
+        raise UrlError(f"the URL of a {scheme} store: {REFUSAL}")
     if not (rest if separator else scheme).strip():
         raise UrlError(
             f"{str(url)!r}: names no folder or bucket; give one, or . for the current folder"

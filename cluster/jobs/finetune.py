@@ -35,7 +35,8 @@ class FinetuneJob(FinetuneConfig):
             one; `never` (or false) refuses to; a path or URL of a checkpoint or of a folder of them
             is where a run that has none of its own begins.
         runtime: processes or a Ray cluster.
-        trackers: where figures go besides the run's log: tensorboard, mlflow, wandb.
+        trackers: where figures go besides the run's log: tensorboard, mlflow, wandb,
+            ray (added on a cluster that the run joins).
     """
 
     out: str

@@ -43,7 +43,8 @@ class PretrainJob(PretrainConfig):
             one; `never` (or false) refuses to; a path or URL of a checkpoint or of a folder of them
             is where a run that has none of its own begins.
         runtime: processes or a Ray cluster.
-        trackers: where figures go besides the run's log: tensorboard, mlflow, wandb.
+        trackers: where figures go besides the run's log: tensorboard, mlflow, wandb,
+            ray (added on a cluster that the run joins).
     """
 
     out: str

@@ -144,6 +144,7 @@ def _run_on_tune(job: TuneJob, out: Path) -> list[TrialRow]:
         log_to_driver=False,
         configure_logging=False,
     ):
+        leave_secrets_where_they_are()
         address = ray.get_runtime_context().gcs_address
         concurrent = max_concurrent(job.trial, ray.cluster_resources())
         # A trial whose ranks are Ray workers of their own must leave them the room.
@@ -220,6 +221,19 @@ def _scheduler(study: StudyConfig) -> Any:  # noqa: ANN401 - of Ray
     from ray.tune.schedulers import ASHAScheduler
 
     return ASHAScheduler(max_t=1_000_000) if study.scheduler == "asha" else None
+
+
+def leave_secrets_where_they_are() -> None:
+    """Keep Tune from handing this process's AWS keys to its trials.
+
+    It would put them into the trials' runtime environment, which Ray shows on its dashboard and
+    writes into its logs. Trials have what their machine has.
+    """
+    from ray.tune.execution import class_cache
+
+    class_cache.ENV_VARS_TO_PROPAGATE = {
+        name for name in class_cache.ENV_VARS_TO_PROPAGATE if not name.startswith("AWS_")
+    }
 
 
 def _settings_of(study: StudyConfig, config: dict[str, Any]) -> dict[str, Any]:

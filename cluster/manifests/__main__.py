@@ -13,6 +13,7 @@ from pathlib import Path
 import yaml
 
 from cluster.manifests.compose import compose_file
+from cluster.manifests.grafana import dashboard
 from cluster.manifests.kuberay import Object, namespace, pretrain_job, ray_cluster
 from cluster.manifests.kueue import queued_pretrain_job, queues
 from cluster.manifests.ray_up import aws, gcp
@@ -57,7 +58,8 @@ def manifests(site: Site) -> Mapping[str, str]:
         "ray-up/gcp.yaml": [gcp(TRAINING, site, types)],
         "compose/compose.yaml": [compose_file(site)],
     }
-    return {path: _FIRST_LINE + _to_yaml(each) for path, each in documents.items()}
+    texts = {path: _FIRST_LINE + _to_yaml(each) for path, each in documents.items()}
+    return texts | {"grafana/picpoint.json": dashboard()}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -23,10 +23,11 @@ class HeadNode:
     url: str
     access: dict[str, str]
     without_token: dict[str, str]
+    gcs_address: str
 
 
 @contextmanager
-def head_node(num_cpus: int) -> Generator[HeadNode]:
+def head_node(num_cpus: int, metrics_port: int | None = None) -> Generator[HeadNode]:
     """Start a cluster of one node, and end it; other clusters of this machine are left alone."""
     # Short: the names of Ray's sockets have to fit into 107 bytes.
     folder = Path(tempfile.mkdtemp(prefix="ray"))
@@ -48,13 +49,16 @@ def head_node(num_cpus: int) -> Generator[HeadNode]:
                 *("--disable-usage-stats", "--include-dashboard=true", f"--temp-dir={folder}/t"),
                 f"--dashboard-port={dashboard_port}",
                 *("--dashboard-host=0.0.0.0", f"--dashboard-agent-listen-port={free_port()}"),
+                f"--metrics-export-port={metrics_port or free_port()}",
             ],
             env=ours | access | {"RAY_AUTH_MODE": "token", "PATH": path},
             check=True,
             stdout=subprocess.DEVNULL,
             cwd=folder,
         )
-        yield HeadNode(f"http://127.0.0.1:{dashboard_port}", access, without_token)
+        yield HeadNode(
+            f"http://127.0.0.1:{dashboard_port}", access, without_token, f"127.0.0.1:{port}"
+        )
     finally:
         for pid in processes_of(folder):
             with suppress(ProcessLookupError):

@@ -63,7 +63,11 @@ def test_the_committed_file_is_the_one_that_the_source_makes(path: str) -> None:
 
 
 def test_no_other_manifest_lies_there() -> None:
-    assert {str(path.relative_to(HERE)) for path in HERE.rglob("*.yaml")} == set(TEXTS)
+    assert {
+        str(path.relative_to(HERE))
+        for pattern in ("*.yaml", "*.json")
+        for path in HERE.rglob(pattern)
+    } == set(TEXTS)
 
 
 @pytest.mark.parametrize("path", KUBERNETES)

@@ -1,0 +1,84 @@
+"""A run on a cluster goes on with fewer machines, and on more when they come back."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from raylets import Raylets, raylets
+from tiny_run import TINY_RUN
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(1200)]
+
+DEADLINE_S = 400
+ELASTIC = [
+    *(*TINY_RUN, "runtime=ray", "runtime.use_gpu=false", "runtime.threads_per_worker=1"),
+    *("runtime.min_workers=1", "runtime.max_workers=2", "runtime.resize_every_s=10"),
+    *("global_batch=4", "ghost_batch=2", "epochs=100000", "log_every=1", "checkpoint_every=3"),
+    "trackers=[]",
+]
+
+
+def steps(out: Path) -> list[int]:
+    log = out / "metrics.jsonl"
+    lines = log.read_text().splitlines() if log.exists() else []
+    return [json.loads(line)["step"] for line in lines if line.endswith("}")]
+
+
+def wait_for_steps(
+    cluster: Raylets, driver: "subprocess.Popen[str]", out: Path, ranks: int, more: int = 8
+) -> float:
+    """Wait until so many ranks have made some steps together; give how long it took."""
+    started, deadline = time.monotonic(), time.monotonic() + DEADLINE_S
+    seen: tuple[frozenset[int], int] | None = None
+    while True:
+        assert driver.poll() is None, driver.communicate()[1]
+        told = f"{len(cluster.pids(b'RayTrainWorker'))} ranks, not {ranks}; steps {steps(out)[-3:]}"
+        assert time.monotonic() < deadline, told
+        time.sleep(0.5)
+        pids = frozenset(cluster.pids(b"ray::RayTrainWorker"))
+        made = steps(out)[-1:] or [0]
+        if len(pids) != ranks:
+            seen = None
+        elif seen is None or seen[0] != pids:
+            seen = (pids, made[0])
+        elif made[0] >= seen[1] + more:
+            return time.monotonic() - started
+
+
+def test_a_run_loses_a_machine_goes_on_with_the_rest_and_grows_again(
+    shard_set: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    with raylets(1, 1) as cluster:
+        clean = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
+        driver = subprocess.Popen(
+            [
+                *(sys.executable, "-m", "cluster.app", "pretrain", f"data.shards={shard_set}"),
+                *(f"out={out}", f"runtime.address={cluster.address}", *ELASTIC),
+            ],
+            env=clean | cluster.access,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        try:
+            took_s = {"to start on 2": wait_for_steps(cluster, driver, out, ranks=2)}
+            cluster.kill(1)
+            before = steps(out)[-1]
+            took_s["to go on with 1"] = wait_for_steps(cluster, driver, out, ranks=1)
+            assert steps(out)[-1] > before
+            cluster.add(1)
+            took_s["to be 2 again"] = wait_for_steps(cluster, driver, out, ranks=2)
+            driver.send_signal(signal.SIGINT)
+            _, told = driver.communicate(timeout=DEADLINE_S)
+            assert driver.returncode == 130, told
+            assert " begun again from the newest checkpoint (1 of " in told
+            print({name: round(seconds, 1) for name, seconds in took_s.items()})
+        finally:
+            driver.kill()
+            driver.wait()
+    assert steps(out) == list(range(1, steps(out)[-1] + 1))
