@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import torch
 
@@ -42,6 +43,11 @@ class ProbeJob:
         frozen: how the features are probed.
         solvers: of the linear SVM.
         random_init: probe the same network untrained, too.
+        statistics: of BatchNorm, of both networks alike. `calibrated` takes them anew from the
+            training clouds, whose labels are not looked at: the untrained network has none of its
+            own, and those of a run are of other clouds, moved ones, so that this compares weights
+            with weights, as picpoint evaluate does. `stored` leaves them as they are, as published
+            figures have it; the untrained network then normalises by mean 0 and variance 1.
         eval_batch: clouds encoded at once.
         seed: of the untrained network's weights.
     """
@@ -52,6 +58,7 @@ class ProbeJob:
     frozen: FrozenConfig = field(default_factory=FrozenConfig)
     solvers: tuple[Solver, ...] = ("LinearSVC", "SVC")
     random_init: bool = True
+    statistics: Literal["calibrated", "stored"] = "calibrated"
     eval_batch: int = 32
     seed: int = 0
 
@@ -108,7 +115,6 @@ def _probe(
             with torch.random.fork_rng(devices=[]):
                 torch.default_generator.manual_seed(job.seed)
                 untrained = build_point_encoder(pretrained.config, _GHOST_BATCH)
-            calibrate_on_clouds(untrained, dataset, split.train, job.data, job.seed, device)
             random_scores = _score(job, dataset, split, untrained, device)
     return FrozenResult(
         dataset=dataset.info.name,
@@ -119,6 +125,7 @@ def _probe(
         weights=pretrained.place,
         weights_sha256=pretrained.sha256,
         num_points=job.data.num_points,
+        statistics=job.statistics,
         pretrained=scores,
         random_init=random_scores,
         settings=plain(job),
@@ -132,6 +139,9 @@ def _score(
     encoder: Dgcnn | PointNext,
     device: torch.device,
 ) -> FrozenScores:
+    """Probe one encoder, with the statistics that the job asks for."""
+    if job.statistics == "calibrated":
+        calibrate_on_clouds(encoder, dataset, split.train, job.data, job.seed, device)
     train, test = (
         encode_clouds(encoder, dataset, rows, job.data, job.eval_batch, device)
         for rows in (split.train, split.evaluated)

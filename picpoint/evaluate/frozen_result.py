@@ -3,7 +3,7 @@
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -51,9 +51,10 @@ class FrozenResult:
         weights: where the encoder came from.
         weights_sha256: over its tensors.
         num_points: of each cloud.
+        statistics: of BatchNorm, of both networks: `calibrated` on the training clouds, or those
+            that were `stored` with the weights.
         pretrained: its scores.
-        random_init: of the same network untrained, with BatchNorm statistics of the training
-            clouds; None where it was not asked for.
+        random_init: of the same network untrained; None where it was not asked for.
         settings: of the probe.
     """
 
@@ -65,6 +66,7 @@ class FrozenResult:
     weights: str
     weights_sha256: str
     num_points: int
+    statistics: Literal["calibrated", "stored"]
     pretrained: FrozenScores
     random_init: FrozenScores | None
     settings: dict[str, Any]
@@ -119,7 +121,8 @@ def format_frozen(result: FrozenResult) -> str:
         rows.append((f"{score.ways}-way {score.shots}-shot", _spread(score), other))
     head = (
         f"{result.dataset}, {result.evaluated_on}: {result.num_train} clouds fitted, "
-        f"{result.num_evaluated} named, {result.num_points} points; {result.weights}"
+        f"{result.num_evaluated} named, {result.num_points} points, statistics "
+        f"{result.statistics}; {result.weights}"
     )
     return "\n".join([head, *(f"{name:32} {a:>14} {b:>14}" for name, a, b in rows)])
 
