@@ -1,5 +1,7 @@
 """`picpoint probe`: linear SVM, k-NN and few-shot on frozen features of labelled clouds."""
 
+import dataclasses
+import functools
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -13,6 +15,7 @@ from picpoint.data.dataset import Dataset, open_dataset
 from picpoint.encoders.dgcnn import Dgcnn
 from picpoint.encoders.pointnext import PointNext
 from picpoint.evaluate.cloud_features import calibrate_on_clouds, encode_clouds
+from picpoint.evaluate.few_shot_tuned import Clouds, TunedConfig, few_shot_tuned
 from picpoint.evaluate.frozen import FrozenConfig, Solver
 from picpoint.evaluate.frozen_result import (
     FROZEN_FILE,
@@ -39,8 +42,10 @@ class ProbeJob:
     Attributes:
         weights: pre-trained encoder: a folder, a name on the Hub or a run.
         out: folder that the result goes to.
-        data: labelled clouds; `augment` and `subset` have no meaning here.
+        data: labelled clouds; `augment` and `subset` are of `tuned` alone.
         frozen: how the features are probed.
+        tuned: how whole networks are fine-tuned on the few-shot tasks, from the encoder and from
+            scratch (`random_init`).
         solvers: of the linear SVM.
         random_init: probe the same network untrained, too.
         statistics: of BatchNorm, of both networks alike. `calibrated` takes them anew from the
@@ -56,6 +61,7 @@ class ProbeJob:
     out: str
     data: CloudDataConfig
     frozen: FrozenConfig = field(default_factory=FrozenConfig)
+    tuned: TunedConfig = field(default_factory=TunedConfig)
     solvers: tuple[Solver, ...] = ("LinearSVC", "SVC")
     random_init: bool = True
     statistics: Literal["calibrated", "stored"] = "calibrated"
@@ -109,13 +115,26 @@ def _probe(
     with ProgressLine("probe") as progress:
         progress.show("the pre-trained encoder")
         scores = _score(job, dataset, split, encoder, device)
+        tuned = functools.partial(
+            few_shot_tuned,
+            pretrained.config,
+            clouds=Clouds(dataset, split.train, split.evaluated, job.data),
+            frozen=job.frozen,
+            tuned=job.tuned,
+            device=device,
+            progress=progress.show,
+        )
+        scores = dataclasses.replace(scores, few_shot_tuned=tuple(tuned(state=pretrained.state)))
         random_scores = None
         if job.random_init:
             progress.show("the same encoder untrained")
             with torch.random.fork_rng(devices=[]):
                 torch.default_generator.manual_seed(job.seed)
                 untrained = build_point_encoder(pretrained.config, _GHOST_BATCH)
-            random_scores = _score(job, dataset, split, untrained, device)
+            random_scores = dataclasses.replace(
+                _score(job, dataset, split, untrained, device),
+                few_shot_tuned=tuple(tuned(state=None)),
+            )
     return FrozenResult(
         dataset=dataset.info.name,
         dataset_digest=dataset.reader.manifest.digest,
