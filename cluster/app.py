@@ -2,7 +2,7 @@
 
     picpoint JOB [KEY=VALUE ...] [--cfg] [--dry-run]
         JOB: render, cache-features, pretrain, finetune, probe, tune, evaluate, report, export,
-             demo
+             reproduce, demo
     picpoint submit JOB [KEY=VALUE ...] [--address URL] [--working-dir DIR | --image IMAGE]
     picpoint jobs list|logs|stop [ID] [--address URL]
     picpoint shards inspect|verify|stats DIR
@@ -84,6 +84,11 @@ _COMMANDS = {
         "write a run's point encoder and its model card, for picpoint.load",
         "picpoint export run=run out=encoder license=apache-2.0",
     ),
+    "reproduce": _Command(
+        "ReproduceJob",
+        "run the commands of an experiment, from meshes to results",
+        "picpoint reproduce experiment=paper meshes=ShapeNetCore.v2 clouds=clouds out=paper",
+    ),
     "demo": _Command(
         "DemoJob", "the whole road on the shapes that come with picpoint", "picpoint demo seeds=3"
     ),
@@ -140,7 +145,7 @@ def _run(options: argparse.Namespace) -> int:
         case "submit":
             overrides = overrides_for_cluster(options.job, options.overrides)
             config = compose_config(options.job.replace("-", "_"), overrides)
-            _load(options.job, config)
+            load_command(options.job, config)
             return submit(options.job, overrides, config, options)
         case "jobs":
             return manage(options)
@@ -179,7 +184,7 @@ def _run_job(name: str, options: argparse.Namespace) -> int:
     if options.cfg:
         print(to_yaml(config), end="")
         return 0
-    module, job = _load(name, config)
+    module, job = load_command(name, config)
     if options.dry_run:
         print("\n".join(module.describe(job)))
         return 0
@@ -187,7 +192,7 @@ def _run_job(name: str, options: argparse.Namespace) -> int:
     return 0
 
 
-def _load(name: str, config: DictConfig) -> tuple[ModuleType, object]:
+def load_command(name: str, config: DictConfig) -> tuple[ModuleType, object]:
     """Give the module of a job and its settings, checked."""
     module = importlib.import_module(f"cluster.jobs.{name.replace('-', '_')}")
     return module, load_job(getattr(module, _COMMANDS[name].job), config)
@@ -264,12 +269,23 @@ def _add_data(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     prepare.add_argument("--from", dest="place", required=True, help="where it lies")
     prepare.add_argument("--out", required=True, help="folder or URL to write")
     prepare.add_argument(
-        "--partial", action="store_true", help="take it with fewer clouds than were published"
+        "--partial",
+        action="store_true",
+        help="take it with fewer clouds than were published, without meshes that cannot be read",
+    )
+    prepare.add_argument("--num-points", type=int, default=2048, help="drawn of each mesh")
+    prepare.add_argument(
+        "--up",
+        choices=["y", "z"],
+        default="",
+        help="which axis of meshes and of a folder's clouds is up, where it is not the usual one",
     )
     prepare.add_argument(
-        "--num-points", type=int, default=2048, help="drawn of each mesh of a folder"
+        "--fold",
+        type=int,
+        default=0,
+        help="of `rendered`, `sweethome3d` and `kicad`: which one is the test",
     )
-    prepare.add_argument("--fold", type=int, default=0, help="of `rendered`: which one is the test")
     prepare.add_argument(
         "--holdout-unit", choices=["shape", "series"], default="shape", help="of `rendered`"
     )

@@ -40,6 +40,7 @@ from shards.errors import (
 
 FAULT = 1
 USAGE = 2
+MISSING = 3
 INTERRUPTED = 130
 
 # The first class that an error is an instance of decides.
@@ -49,16 +50,16 @@ _CODES: tuple[tuple[type[BaseException], int], ...] = (
     (NotStoredError, USAGE),
     (RunExistsError, USAGE),
     (DatasetError, USAGE),
-    (MissingDataError, 3),
+    (MissingDataError, MISSING),
     (BrokenDataError, 4),
-    (SourceError, 3),
+    (SourceError, MISSING),
     (UrlError, USAGE),
-    (NotFoundInStoreError, 3),
-    (NotWholeError, 3),
-    (MissingWeightsError, 3),
-    (MissingPackageError, 3),
-    (RendererMissingError, 3),
-    (ResultsError, 3),
+    (NotFoundInStoreError, MISSING),
+    (NotWholeError, MISSING),
+    (MissingWeightsError, MISSING),
+    (MissingPackageError, MISSING),
+    (RendererMissingError, MISSING),
+    (ResultsError, MISSING),
     (AlreadyInStoreError, USAGE),
     (StoreError, 5),
     (ShardError, 4),

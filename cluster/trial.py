@@ -22,6 +22,8 @@ from picpoint.publish import publish_text
 
 _TRIAL_FILE, _LOG_FILE, RESULT_FILE = "trial.json", "log.txt", "result.json"
 _LOOK_EVERY_S = 0.5
+# How a trial may have ended that is not run again.
+ENDED = ("done", "stopped")
 
 # The commands end with the process that runs the trial, and go on another time.
 _ENTRY = (
@@ -64,7 +66,7 @@ def run_trial(
         report: is told each figure as it comes.
     """
     before = load_result(folder)
-    if before is not None and before.state == "done":
+    if before is not None and before.state in ENDED:
         for figure in read_figure(study.figure, str(folder)):
             report(figure)
         return before
@@ -89,14 +91,16 @@ def run_trial(
         if process.returncode:
             reason = _last_line(folder / _LOG_FILE)
             result = TrialResult("failed", None, time.monotonic() - started, reason)
-            return _keep(folder, result)
-    _tell(study, folder, told, report)
+            return keep_result(folder, result)
     figures = read_figure(study.figure, str(folder))
     seconds = time.monotonic() - started
     if not figures:
         reason = f"{study.figure.file}: not there after the last command"
-        return _keep(folder, TrialResult("failed", None, seconds, reason))
-    return _keep(folder, TrialResult("done", figures[-1], seconds))
+        return keep_result(folder, TrialResult("failed", None, seconds, reason))
+    # Kept before the last figure is told: a scheduler that ends it for that ends what is done.
+    result = keep_result(folder, TrialResult("done", figures[-1], seconds))
+    _tell(study, folder, told, report)
+    return result
 
 
 def _start(command: Sequence[str], log: TextIO) -> "subprocess.Popen[bytes]":
@@ -122,7 +126,8 @@ def _last_line(log: Path) -> str:
     return lines[-1] if lines else "nothing was said"
 
 
-def _keep(folder: Path, result: TrialResult) -> TrialResult:
+def keep_result(folder: Path, result: TrialResult) -> TrialResult:
+    """Write how a trial ended."""
     publish_text(json.dumps(asdict(result), indent=1) + "\n", folder / RESULT_FILE)
     return result
 

@@ -59,6 +59,7 @@ MAY_IMPORT = {
         "shards",
         "task_model",
         "train",
+        "weights",
     },
     "weights": {"batch", "encoders", "heads", "model", "ops", "optional", "publish"},
     "report": {"batch", "data", "evaluate", "geometry", "publish", "shards", "train"},

@@ -71,7 +71,13 @@ def run(job: EvaluateJob) -> Path:
             encoded = encode_run(config, Path(run_dir), job.encode, device)
             save_encoded(encoded, encoded_file(job.out, config.seed))
             results.append(
-                evaluate_seed(config.seed, encoded.pretrained, encoded.random_init, job.probe)
+                evaluate_seed(
+                    config.seed,
+                    encoded.pretrained,
+                    encoded.random_init,
+                    job.probe,
+                    encoded.others,
+                )
             )
     stages = {
         "render": done_stage(configs[0].data.shards, "render"),

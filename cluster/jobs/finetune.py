@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from cluster.record import keep_or_start
+from cluster.run_cost import bytes_of_cloud, finetune_cost
 from cluster.runtime import RuntimeConfig, absolute_place, resume_from
 from cluster.trackers import TrackerName
 from cluster.training import train_to_the_end
@@ -84,8 +85,10 @@ class FinetuneJob(FinetuneConfig):
 
 def describe(job: FinetuneJob) -> list[str]:
     """Say what would be read, run and written."""
-    clouds = _clouds_of(job)
+    reader = CloudReader(job.data.shards, cache=job.data.cache)
+    clouds = choose_clouds(job.training, open_dataset(reader))
     rows = rows_of_ranks(clouds.plan, job.ghost_batch, job.runtime.most_workers)
+    num_bytes = bytes_of_cloud(reader.manifest.row(0).members, job)
     begins = f"from {job.weights}" if job.weights else "from scratch"
     split = clouds.split
     return [
@@ -94,6 +97,7 @@ def describe(job: FinetuneJob) -> list[str]:
         f"train  {job.task} with {job.point_encoder.name} {begins}, {job.epochs} epochs of "
         f"{clouds.plan.batches_per_epoch} steps, global batch {job.global_batch} as "
         f"{' + '.join(map(str, rows))} over {len(rows)} ranks ({job.runtime.name})",
+        finetune_cost(job, len(split.train), len(split.evaluated), num_bytes).line,
         f"write  {RESULT_FILE} to {job.out}, checkpoints to {job.checkpoints_of(Path(job.out))}",
     ]
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from cluster.record import done_stage, keep_or_start
+from cluster.run_cost import bytes_of_shape, pretrain_cost
 from cluster.runtime import RuntimeConfig, absolute_place, resume_from
 from cluster.trackers import TrackerName
 from cluster.training import train_to_the_end
@@ -102,6 +103,7 @@ def describe(job: PretrainJob) -> list[str]:
         f"{job.epochs} epochs of {plan.batches_per_epoch} steps, global batch "
         f"{job.global_batch} as {' + '.join(map(str, rows))} over {_num_ranks(job)} ranks "
         f"({job.runtime.name})",
+        pretrain_cost(job, len(selection), bytes_of_shape(manifest.row(0).members, job)).line,
         *(
             [
                 f"probe  every {job.probe.every} samples: {len(probe.validation)} shapes of the "

@@ -1,7 +1,10 @@
 """`picpoint probe`: linear SVM, k-NN and few-shot on frozen features of labelled clouds."""
 
+import dataclasses
+import functools
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import torch
 
@@ -12,6 +15,7 @@ from picpoint.data.dataset import Dataset, open_dataset
 from picpoint.encoders.dgcnn import Dgcnn
 from picpoint.encoders.pointnext import PointNext
 from picpoint.evaluate.cloud_features import calibrate_on_clouds, encode_clouds
+from picpoint.evaluate.few_shot_tuned import Clouds, TunedConfig, few_shot_tuned
 from picpoint.evaluate.frozen import FrozenConfig, Solver
 from picpoint.evaluate.frozen_result import (
     FROZEN_FILE,
@@ -38,10 +42,17 @@ class ProbeJob:
     Attributes:
         weights: pre-trained encoder: a folder, a name on the Hub or a run.
         out: folder that the result goes to.
-        data: labelled clouds; `augment` and `subset` have no meaning here.
+        data: labelled clouds; `augment` and `subset` are of `tuned` alone.
         frozen: how the features are probed.
+        tuned: how whole networks are fine-tuned on the few-shot tasks, from the encoder and from
+            scratch (`random_init`).
         solvers: of the linear SVM.
         random_init: probe the same network untrained, too.
+        statistics: of BatchNorm, of both networks alike. `calibrated` takes them anew from the
+            training clouds, whose labels are not looked at: the untrained network has none of its
+            own, and those of a run are of other clouds, moved ones, so that this compares weights
+            with weights, as picpoint evaluate does. `stored` leaves them as they are, as published
+            figures have it; the untrained network then normalises by mean 0 and variance 1.
         eval_batch: clouds encoded at once.
         seed: of the untrained network's weights.
     """
@@ -50,8 +61,10 @@ class ProbeJob:
     out: str
     data: CloudDataConfig
     frozen: FrozenConfig = field(default_factory=FrozenConfig)
+    tuned: TunedConfig = field(default_factory=TunedConfig)
     solvers: tuple[Solver, ...] = ("LinearSVC", "SVC")
     random_init: bool = True
+    statistics: Literal["calibrated", "stored"] = "calibrated"
     eval_batch: int = 32
     seed: int = 0
 
@@ -102,14 +115,26 @@ def _probe(
     with ProgressLine("probe") as progress:
         progress.show("the pre-trained encoder")
         scores = _score(job, dataset, split, encoder, device)
+        tuned = functools.partial(
+            few_shot_tuned,
+            pretrained.config,
+            clouds=Clouds(dataset, split.train, split.evaluated, job.data),
+            frozen=job.frozen,
+            tuned=job.tuned,
+            device=device,
+            progress=progress.show,
+        )
+        scores = dataclasses.replace(scores, few_shot_tuned=tuple(tuned(state=pretrained.state)))
         random_scores = None
         if job.random_init:
             progress.show("the same encoder untrained")
             with torch.random.fork_rng(devices=[]):
                 torch.default_generator.manual_seed(job.seed)
                 untrained = build_point_encoder(pretrained.config, _GHOST_BATCH)
-            calibrate_on_clouds(untrained, dataset, split.train, job.data, job.seed, device)
-            random_scores = _score(job, dataset, split, untrained, device)
+            random_scores = dataclasses.replace(
+                _score(job, dataset, split, untrained, device),
+                few_shot_tuned=tuple(tuned(state=None)),
+            )
     return FrozenResult(
         dataset=dataset.info.name,
         dataset_digest=dataset.reader.manifest.digest,
@@ -119,6 +144,7 @@ def _probe(
         weights=pretrained.place,
         weights_sha256=pretrained.sha256,
         num_points=job.data.num_points,
+        statistics=job.statistics,
         pretrained=scores,
         random_init=random_scores,
         settings=plain(job),
@@ -132,6 +158,9 @@ def _score(
     encoder: Dgcnn | PointNext,
     device: torch.device,
 ) -> FrozenScores:
+    """Probe one encoder, with the statistics that the job asks for."""
+    if job.statistics == "calibrated":
+        calibrate_on_clouds(encoder, dataset, split.train, job.data, job.seed, device)
     train, test = (
         encode_clouds(encoder, dataset, rows, job.data, job.eval_batch, device)
         for rows in (split.train, split.evaluated)

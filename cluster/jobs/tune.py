@@ -1,9 +1,10 @@
 """`picpoint tune`: the trials of a study on Ray Tune, as many at once as the cluster holds."""
 
 import dataclasses
+import functools
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -11,19 +12,18 @@ from typing import Any, Literal
 from cluster.compose import ConfigError
 from cluster.record import commit, keep_or_start, versions
 from cluster.study import (
-    Parameter,
     Settings,
     StudyConfig,
     StudyFailedError,
     choices_of,
     commands_of,
     points,
-    read_figure,
     spread,
     trial_id,
 )
+from cluster.study_on_tune import METRIC, keeper_of_stopped, scheduler, search, settings_of
 from cluster.study_table import TABLE_FILE, TrialRow, write_study
-from cluster.trial import RESULT_FILE, TrialResult, load_result, run_trial
+from cluster.trial import ENDED, RESULT_FILE, TrialResult, load_result, run_trial
 
 TRIALS = "trials"
 
@@ -130,7 +130,7 @@ def _folder(job: TuneJob, settings: Settings) -> Path:
 
 def _is_done(job: TuneJob, settings: Settings) -> bool:
     result = load_result(_folder(job, settings))
-    return result is not None and result.state == "done"
+    return result is not None and result.state in ENDED
 
 
 def _run_on_tune(job: TuneJob, out: Path) -> list[TrialRow]:
@@ -146,7 +146,8 @@ def _run_on_tune(job: TuneJob, out: Path) -> list[TrialRow]:
     ):
         leave_secrets_where_they_are()
         address = ray.get_runtime_context().gcs_address
-        concurrent = max_concurrent(job.trial, ray.cluster_resources())
+        machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        concurrent = max_concurrent(job.trial, machines)
         # A trial whose ranks are Ray workers of their own must leave them the room.
         is_local = job.trial.name == "local"
         resources: dict[str, float] = {
@@ -156,24 +157,27 @@ def _run_on_tune(job: TuneJob, out: Path) -> list[TrialRow]:
         trainable = tune.with_resources(
             tune.with_parameters(_trial, job=job, address=address, where=str(Path.cwd())), resources
         )
-        space, searcher, num_samples = _search(job.study)
+        space, searcher, num_samples = search(job.study)
         tuner = tune.Tuner(
             trainable,
             param_space=space,
             tune_config=tune.TuneConfig(
-                metric=_METRIC,
+                metric=METRIC,
                 mode=job.study.figure.mode,
                 search_alg=searcher,
-                scheduler=_scheduler(job.study),
+                scheduler=scheduler(job.study),
                 num_samples=num_samples,
                 max_concurrent_trials=concurrent,
             ),
             run_config=tune.RunConfig(
-                name=job.study.name, storage_path=str(out / "tune"), verbose=1
+                name=job.study.name,
+                storage_path=str(out / "tune"),
+                verbose=1,
+                callbacks=[keeper_of_stopped(job.study, functools.partial(_folder, job))],
             ),
         )
         results = tuner.fit()
-    asked = [_settings_of(job.study, result.config or {}) for result in results]
+    asked = [settings_of(job.study, result.config or {}) for result in results]
     rows: dict[str, TrialRow] = {}
     for settings in asked:
         name = trial_id(job.study, settings)
@@ -183,44 +187,6 @@ def _run_on_tune(job: TuneJob, out: Path) -> list[TrialRow]:
 
 # Of a CPU, for a trial that only waits for its ranks.
 _HARDLY = 0.01
-_METRIC = "figure"
-_POINT = "point"
-
-
-def _search(study: StudyConfig) -> tuple[dict[str, Any], Any, int]:
-    """Give Tune's space, its searcher and how many samples to take of it."""
-    from ray import tune
-
-    if study.search != "optuna":
-        unique = {trial_id(study, settings): dict(settings) for settings in points(study)}
-        return {_POINT: tune.grid_search(list(unique.values()))}, None, 1
-    try:
-        from optuna.samplers import TPESampler
-        from ray.tune.search.optuna import OptunaSearch
-    except ImportError as error:
-        raise ConfigError(
-            "study.search=optuna: optuna is not installed; pip install 'picpoint[tune]'"
-        ) from error
-    space = {parameter.key: _domain(parameter) for parameter in choices_of(study)}
-    return space, OptunaSearch(sampler=TPESampler(seed=study.seed)), study.num_trials
-
-
-def _domain(parameter: Parameter) -> Any:  # noqa: ANN401 - of Ray
-    from ray import tune
-
-    if parameter.values:
-        return tune.choice(parameter.values)
-    low, high = parameter.bounds
-    if isinstance(low, int) and isinstance(high, int):
-        draw = tune.lograndint if parameter.log else tune.randint
-        return draw(low, high + 1)
-    return (tune.loguniform if parameter.log else tune.uniform)(low, high)
-
-
-def _scheduler(study: StudyConfig) -> Any:  # noqa: ANN401 - of Ray
-    from ray.tune.schedulers import ASHAScheduler
-
-    return ASHAScheduler(max_t=1_000_000) if study.scheduler == "asha" else None
 
 
 def leave_secrets_where_they_are() -> None:
@@ -236,19 +202,11 @@ def leave_secrets_where_they_are() -> None:
     }
 
 
-def _settings_of(study: StudyConfig, config: dict[str, Any]) -> dict[str, Any]:
-    """Give the settings of a trial as Tune has them."""
-    if _POINT in config:
-        return dict(config[_POINT])
-    choices = choices_of(study)
-    return spread(choices, [config[each.key] for each in choices])
-
-
 def _trial(config: dict[str, Any], job: TuneJob, address: str, where: str) -> None:
     """Be a trial; runs in a process of Tune's, whose folder is another than the study's."""
     from ray import tune
 
-    settings = _settings_of(job.study, config)
+    settings = settings_of(job.study, config)
     folder = _folder(job, settings)
     result = load_result(folder)
     if result is None or result.state != "failed" or job.retry_failed:
@@ -257,38 +215,42 @@ def _trial(config: dict[str, Any], job: TuneJob, address: str, where: str) -> No
         if Path(where).is_dir():
             os.chdir(where)
         result = run_trial(
-            job.study, settings, folder, ranks, lambda figure: tune.report({_METRIC: figure})
+            job.study, settings, folder, ranks, lambda figure: tune.report({METRIC: figure})
         )
     if result.state == "failed":
         raise StudyFailedError(result.reason)  # Tune takes a trial that tells nothing for a fault
 
 
 def _ended(job: TuneJob, settings: Settings) -> TrialResult:
-    """Tell how a trial ended; one that the scheduler ended has only what it had told."""
-    folder = _folder(job, settings)
-    found = load_result(folder)
+    """Tell how a trial ended."""
+    found = load_result(_folder(job, settings))
     if found is not None:
         return found
-    figures = read_figure(job.study.figure, str(folder))
-    if job.study.scheduler != "none" and figures:
-        return TrialResult("stopped", figures[-1], 0.0)
     return TrialResult("failed", None, 0.0, f"no {RESULT_FILE}: the trial was lost; run it again")
 
 
-def max_concurrent(trial: TrialResources, has: Mapping[str, float]) -> int:
+def max_concurrent(trial: TrialResources, machines: Sequence[Mapping[str, float]]) -> int:
     """Tell how many trials the cluster holds at once.
 
-    More would wait for each other's machines for ever.
+    More would wait for each other's machines for ever. A `local` trial is on one machine, whatever
+    the others have; the ranks of a `ray` one may be spread.
+
+    Args:
+        trial: what it takes.
+        machines: what each has, by Ray's names.
 
     Raises:
         ConfigError: not even one.
     """
     needs = {"CPU": trial.cpus, "GPU": trial.gpus}
-    fit = min(
-        math.floor(has.get(name, 0.0) / amount) for name, amount in needs.items() if amount > 0
-    )
+    in_all = {name: sum(each.get(name, 0.0) for each in machines) for name in needs}
+    places = machines if trial.name == "local" else [in_all]
+    fit = sum(_held_by(place, needs) for place in places)
     if fit < 1 and not trial.max_concurrent:
-        told = ", ".join(f"{has.get(name, 0):g} {name}" for name in needs)
+        told = _told(in_all)
+        if trial.name == "local" and len(machines) > 1:
+            told += f" on {len(machines)} machines, and none of them holds one trial ("
+            told += "; ".join(sorted({_told(each) for each in machines})) + ")"
         raise ConfigError(
             f"trial.cpus={trial.cpus:g}, trial.gpus={trial.gpus:g}: the cluster has {told}; ask "
             "for less, or, where it grows, say trial.max_concurrent=N"
@@ -296,3 +258,13 @@ def max_concurrent(trial: TrialResources, has: Mapping[str, float]) -> int:
     if fit < 1:
         return trial.max_concurrent
     return min(fit, trial.max_concurrent) if trial.max_concurrent else fit
+
+
+def _held_by(place: Mapping[str, float], needs: Mapping[str, float]) -> int:
+    return min(
+        math.floor(place.get(name, 0.0) / amount) for name, amount in needs.items() if amount > 0
+    )
+
+
+def _told(has: Mapping[str, float]) -> str:
+    return ", ".join(f"{has.get(name, 0):g} {name}" for name in ("CPU", "GPU"))

@@ -12,7 +12,7 @@ Which of the two orders it is is told by the splits: folders named train, test, 
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +20,14 @@ import trimesh
 from pypcd4.pypcd4 import PointCloud
 
 from picpoint.data.dataset import DatasetInfo
-from picpoint.datasets.source import BrokenDataError, CloudSource, MissingDataError, read_table
+from picpoint.datasets.meshes import Up
+from picpoint.datasets.source import (
+    BrokenDataError,
+    CloudSource,
+    MissingDataError,
+    read_table,
+    z_up_to_y_up,
+)
 from picpoint.geometry.clouds import sample_surface
 from picpoint.render.meshes import MeshError
 from picpoint.render.readers import MeshLimits, read_mesh_file
@@ -42,12 +49,13 @@ class _Found:
     label: str
 
 
-def open_folder(folder: Path, num_points: int) -> CloudSource:
+def open_folder(folder: Path, num_points: int, up: Up = "") -> CloudSource:
     """Open a folder.
 
     Args:
         folder: DIR.
         num_points: drawn of each mesh; files of points keep all of theirs.
+        up: axis of the files that is up; "" is y.
 
     Raises:
         MissingDataError: it holds no file of a known kind in such folders.
@@ -62,9 +70,16 @@ def open_folder(folder: Path, num_points: int) -> CloudSource:
 
     def read() -> Iterator[Cloud]:
         for each in found:
-            yield _read(each, num_points)
+            cloud = _read(each, num_points)
+            yield _stood_up(cloud) if up == "z" else cloud
 
     return CloudSource(DatasetInfo(f"folder:{folder.name}", names), {}, read)
+
+
+def _stood_up(cloud: Cloud) -> Cloud:
+    """Turn a cloud whose z is up."""
+    normals = z_up_to_y_up(cloud.normals) if len(cloud.normals) else cloud.normals
+    return replace(cloud, points=z_up_to_y_up(cloud.points), normals=normals)
 
 
 def _find(folder: Path) -> Iterator[_Found]:

@@ -7,7 +7,16 @@ from pathlib import Path
 
 from picpoint.data.dataset import write_info
 from picpoint.data.split import HoldoutConfig
-from picpoint.datasets import folder, modelnet, rendered, s3dis, scanobjectnn, shapenetpart
+from picpoint.datasets import (
+    folder,
+    meshes,
+    modelnet,
+    rendered,
+    s3dis,
+    scanobjectnn,
+    shapenetpart,
+)
+from picpoint.datasets.meshes import MeshConfig, Up
 from picpoint.datasets.names import CLOUDS_PER_SHARD, DatasetName
 from picpoint.datasets.source import BrokenDataError, CloudSource
 from shards.cloud_sets import write_clouds
@@ -19,15 +28,22 @@ from shards.store import open_store
 
 
 def open_source(
-    name: DatasetName, place: str, num_points: int, holdout: HoldoutConfig
+    name: DatasetName,
+    place: str,
+    num_points: int,
+    holdout: HoldoutConfig,
+    up: Up = "",
+    partial: bool = False,
 ) -> CloudSource:
     """Find a data set on disk.
 
     Args:
         name: which, and in which of its layouts and variants.
         place: folder that holds it; for `rendered`, the folder or URL of a shard set.
-        num_points: drawn of each mesh of a `folder`.
-        holdout: which fold of a `rendered` set is its test split.
+        num_points: drawn of each mesh.
+        holdout: which fold is the test split of what has none: `rendered`, `sweethome3d`, `kicad`.
+        up: which axis of meshes is up; "" for what the data set is known by, and y in a `folder`.
+        partial: leave out meshes that cannot be read or are not there, and name them.
 
     Raises:
         MissingDataError: files are not there.
@@ -39,6 +55,8 @@ def open_source(
             return modelnet.open_h5(root)
         case "modelnet40_resampled" | "modelnet10_resampled":
             return modelnet.open_resampled(root, 40 if "40" in name else 10)
+        case "modelnet40_off" | "modelnet10_off" | "shapenetcore" | "sweethome3d" | "kicad":
+            return meshes.open_set(name, root, holdout, MeshConfig(num_points, up, partial))
         case "scanobjectnn_obj_bg" | "scanobjectnn_obj_only" | "scanobjectnn_pb_t50_rs":
             return scanobjectnn.open_variant(root, name)
         case "shapenetpart_h5":
@@ -48,7 +66,7 @@ def open_source(
         case "s3dis_blocks":
             return s3dis.open_blocks(root)
         case "folder":
-            return folder.open_folder(root, num_points)
+            return folder.open_folder(root, num_points, up)
         case "rendered":
             return rendered.open_rendered(place, holdout)
 

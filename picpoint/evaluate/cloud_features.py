@@ -10,6 +10,7 @@ from picpoint.data.clouds import CloudDataConfig, CloudView, evaluation_clouds
 from picpoint.data.dataset import Dataset
 from picpoint.encoders.dgcnn import Dgcnn
 from picpoint.encoders.pointnext import PointNext
+from picpoint.evaluate.encoded import ProbeError
 from picpoint.evaluate.frozen import FeatureSet
 from picpoint.ops.ghost_norm import GhostBatchNorm
 from picpoint.task_model import needs_farthest_first
@@ -53,7 +54,7 @@ def calibrate_on_clouds(
     seed: int,
     device: torch.device,
 ) -> None:
-    """Give an encoder that was never trained BatchNorm statistics; its own are of nothing.
+    """Give an encoder the BatchNorm statistics of some clouds, unmoved.
 
     Args:
         encoder: is moved to `device`.
@@ -62,10 +63,18 @@ def calibrate_on_clouds(
         config: how they are read.
         seed: of the deal to ghost batches.
         device: where it computes.
+
+    Raises:
+        ProbeError: the clouds do not fill one ghost batch.
     """
     encoder.to(device)
-    ghost_batch = next(each for each in encoder.modules() if isinstance(each, GhostBatchNorm))
-    dealt = deal_to_ghosts(rows, ghost_batch.ghost_batch, seed)
+    norm = next(each for each in encoder.modules() if isinstance(each, GhostBatchNorm))
+    dealt = deal_to_ghosts(rows, norm.ghost_batch, seed)
+    if len(dealt) == 0:
+        raise ProbeError(
+            f"statistics=calibrated: {len(rows)} clouds to take them of, {norm.ghost_batch} are "
+            "the least; add clouds, or keep those of the weights with statistics=stored"
+        )
     view = CloudView(config.num_points, needs_farthest_first(encoder.config))
 
     def embed(chosen: Int64[Tensor, " b"]) -> None:

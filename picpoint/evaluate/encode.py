@@ -15,7 +15,9 @@ from picpoint.data.kept_split import kept_split
 from picpoint.data.pairs import evaluation_batches
 from picpoint.data.views import choose_views, stored_views
 from picpoint.evaluate.encoded import UNLABELLED, EncodedShapes
+from picpoint.evaluate.unseen_views import OtherPictures
 from picpoint.model import PretrainModel
+from picpoint.ops.farthest import farthest_order
 from picpoint.train.calibrate import calibrate, deal_to_ghosts
 from picpoint.train.checkpoint import Checkpoint, CheckpointError, newest_checkpoint
 from picpoint.train.image_source import Teacher, open_teacher
@@ -31,6 +33,9 @@ logger = logging.getLogger(__name__)
 # A run may be evaluated on other hardware, and with pictures where it had what was said of them.
 _OF_THE_MACHINE = ("precision", "image_encoder.precision", "image_encoder.kept_as")
 
+# Cameras closer than this stand in one place; the unit sphere's units.
+_SAME_PLACE = 1e-3
+
 
 @dataclass(frozen=True, slots=True)
 class EncodeConfig:
@@ -38,6 +43,8 @@ class EncodeConfig:
 
     Attributes:
         views: pictures of each shape, from cameras of the run's rig that are far apart; 0 for all.
+        unseen_views: pictures of each shape from stored cameras that the run never used, if there
+            are any: does it know the shape, or its cameras? 0 for none.
         batch_size: shapes encoded at once.
         image_features: `run` takes pictures' features from where the run took them; `live` asks the
             image encoder, also where the run read cached ones.
@@ -46,24 +53,32 @@ class EncodeConfig:
     """
 
     views: int = 4
+    unseen_views: int = 4
     batch_size: int = 16
     image_features: Literal["run", "live"] = "run"
     unfinished: bool = False
 
     def __post_init__(self) -> None:
-        if self.views < 0 or self.batch_size < 1:
+        if self.views < 0 or self.unseen_views < 0 or self.batch_size < 1:
             raise ValueError(
-                f"encode.views={self.views}, encode.batch_size={self.batch_size}: must be at least "
-                "0 (all views) and 1"
+                f"encode.views={self.views}, encode.unseen_views={self.unseen_views}, "
+                f"encode.batch_size={self.batch_size}: must be at least 0 (all views), 0 and 1"
             )
 
 
 @dataclass(frozen=True, slots=True)
 class EncodedPair:
-    """The same shapes as two networks see them."""
+    """The same shapes as two networks see them.
+
+    Attributes:
+        pretrained: by the trained one.
+        random_init: by the one it was at first.
+        others: pictures from cameras that the run never used; None where there are none.
+    """
 
     pretrained: EncodedShapes
     random_init: EncodedShapes
+    others: OtherPictures | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +87,21 @@ class _Shapes:
 
     points: Float[Tensor, "n N 3"]
     pictures: Float[Tensor, "n V C"]
+
+
+@dataclass(frozen=True, slots=True)
+class _Views:
+    """Which stored views are looked at.
+
+    Attributes:
+        usual: those that every evaluation looks from.
+        others: that the run never used.
+        seen: which of the usual ones the run used.
+    """
+
+    usual: list[int]
+    others: list[int]
+    seen: list[bool]
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,15 +154,37 @@ def encode_run(
     take_over(trained, checkpoint)
     split = kept_split(reader.manifest, run.data.holdout, run.data.cache_dir)
     told_of = np.flatnonzero(~split.validation)  # neither seen nor of the test
-    shapes = _read_shapes(run, reader, told_of, teacher, config, device)
+    views = _choose_views(run, reader, config)
+    shapes = _read_shapes(run, reader, told_of, teacher, config, views, device)
     held_out = split.test[told_of]
     dealt = deal_to_ghosts(np.flatnonzero(~held_out), run.ghost_batch, run.seed)
-    encoded = []
+    # Statistics are of the cameras that every evaluation looks from.
+    known = replace(shapes, pictures=shapes.pictures[:, : len(views.usual)])
+    encoded, others = [], []
     for network in (trained.model, untrained.model):
-        calibrate(network, lambda rows, of=network: _embed(of, shapes, rows, device), dealt)
+        calibrate(network, lambda rows, of=network: _embed(of, known, rows, device), dealt)
         rows = _encode(network.eval(), shapes, config.batch_size, device)
+        usual, other = rows.picture_embeddings.split([len(views.usual), len(views.others)], dim=1)
+        rows = replace(rows, picture_embeddings=usual)
         encoded.append(_describe(rows, reader.manifest, told_of, held_out))
-    return EncodedPair(*encoded)
+        others.append(other.numpy())
+    unseen = OtherPictures(np.array(views.seen), *others) if views.others else None
+    return EncodedPair(*encoded, unseen)
+
+
+def _choose_views(run: PretrainConfig, reader: ShardReader, config: EncodeConfig) -> _Views:
+    """Choose the cameras of an evaluation, and of those that the run never used some far apart."""
+    stored = stored_views(reader)
+    usual = choose_views(stored, run.data.rig, config.views).tolist()
+    used = choose_views(stored, run.data.rig, run.data.views).tolist()
+    positions = stored.cameras.positions
+    # Another rig may have a camera where a used one stands.
+    apart = np.linalg.norm(positions[:, None] - positions[used][None], axis=2).min(axis=1)
+    unused, others = np.flatnonzero(apart > _SAME_PLACE), list[int]()
+    if len(unused) and config.unseen_views:
+        count = min(config.unseen_views, len(unused))
+        others = unused[farthest_order(positions[unused], count)].tolist()
+    return _Views(usual, others, [view in used for view in usual])
 
 
 def _checkpoint_of(folder: str, total_samples: int, unfinished: bool) -> Checkpoint:
@@ -161,17 +213,17 @@ def _read_shapes(
     told_of: Int64[np.ndarray, " n"],
     teacher: Teacher,
     config: EncodeConfig,
+    views: _Views,
     device: torch.device,
 ) -> _Shapes:
     """Read shapes and learn of their pictures once, for both networks.
 
     What is kept of a shape takes about as much memory as what the networks will say of it.
     """
-    views = choose_views(stored_views(reader), run.data.rig, config.views).tolist()
     points, pictures = [], []
     # Correspondences are of no use here: one local feature is as few as can be asked for.
     batches = evaluation_batches(
-        reader, told_of, run.data, 1, config.batch_size, views, teacher.codec
+        reader, told_of, run.data, 1, config.batch_size, views.usual + views.others, teacher.codec
     )
     for batch in batches:
         points.append(batch.points)

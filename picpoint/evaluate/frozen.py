@@ -181,25 +181,65 @@ def few_shot(train: FeatureSet, test: FeatureSet, config: FrozenConfig) -> list[
     scores: list[FewShotScore] = []
     for ways in config.ways if config.trials else ():
         for shots in config.shots:
-            found = [
-                _few_shot_task(train, test, config, ways, shots, trial)
+            tasks = [
+                draw_episode(train.labels, test.labels, config, ways, shots, trial)
                 for trial in range(config.trials)
             ]
-            spread = float(np.std(found, ddof=1)) if len(found) > 1 else 0.0
-            scores.append(FewShotScore(ways, shots, float(np.mean(found)), spread, len(found)))
+            found = [_name_queries(train, test, config, task) for task in tasks]
+            scores.append(score_of(ways, shots, found))
     return scores
 
 
-def _few_shot_task(
-    train: FeatureSet, test: FeatureSet, config: FrozenConfig, ways: int, shots: int, trial: int
-) -> float:
+def score_of(ways: int, shots: int, accuracies: list[float]) -> FewShotScore:
+    """Sum up the tasks of one kind."""
+    spread = float(np.std(accuracies, ddof=1)) if len(accuracies) > 1 else 0.0
+    return FewShotScore(ways, shots, float(np.mean(accuracies)), spread, len(accuracies))
+
+
+@dataclass(frozen=True, slots=True)
+class Episode:
+    """A few-shot task.
+
+    Attributes:
+        classes: their numbers.
+        support: places of the labelled clouds among the training clouds.
+        queries: places of those to be named among the test clouds.
+    """
+
+    classes: tuple[int, ...]
+    support: Int64[np.ndarray, " s"]
+    queries: Int64[np.ndarray, " q"]
+
+
+def draw_episode(
+    train_labels: Int64[np.ndarray, " n"],
+    test_labels: Int64[np.ndarray, " m"],
+    config: FrozenConfig,
+    ways: int,
+    shots: int,
+    trial: int,
+) -> Episode:
+    """Draw a few-shot task, always the same.
+
+    Raises:
+        ProbeError: there are fewer classes or clouds than it takes.
+    """
     dice = np.random.default_rng([config.seed, ways, shots, trial])
-    known = np.intersect1d(train.labels, test.labels)
+    known = np.intersect1d(train_labels, test_labels)
     if len(known) < ways:
         raise ProbeError(f"ways={ways}: there are {len(known)} classes; ask for fewer, or trials=0")
     classes = dice.choice(known, ways, replace=False).tolist()
-    support = train.rows(_draw(train.labels, classes, shots, dice, "shots"))
-    queries = test.rows(_draw(test.labels, classes, config.queries, dice, "queries"))
+    return Episode(
+        classes=tuple(classes),
+        support=_draw(train_labels, classes, shots, dice, "shots"),
+        queries=_draw(test_labels, classes, config.queries, dice, "queries"),
+    )
+
+
+def _name_queries(
+    train: FeatureSet, test: FeatureSet, config: FrozenConfig, task: Episode
+) -> float:
+    support, queries = train.rows(task.support), test.rows(task.queries)
     scale = _scaler(support, config.standardise)
     machine = _fit(scale(support.features), support.labels, config.penalties[-1], "SVC")
     return float((machine(scale(queries.features)) == queries.labels).mean())

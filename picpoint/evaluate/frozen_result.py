@@ -3,7 +3,7 @@
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -31,11 +31,14 @@ class FrozenScores:
         svm: by solver.
         knn: share of test clouds named right by their nearest training clouds, 0..1.
         few_shot: one entry for each kind of task.
+        few_shot_tuned: likewise, of whole networks that were fine-tuned on the same tasks; none
+            where that was not asked for.
     """
 
     svm: dict[Solver, SvmScore]
     knn: float
     few_shot: tuple[FewShotScore, ...]
+    few_shot_tuned: tuple[FewShotScore, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,9 +55,11 @@ class FrozenResult:
         weights_sha256: over its tensors.
         num_points: of each cloud.
         pretrained: its scores.
-        random_init: of the same network untrained, with BatchNorm statistics of the training
-            clouds; None where it was not asked for.
+        random_init: of the same network untrained; None where it was not asked for.
         settings: of the probe.
+        statistics: of BatchNorm, of both networks: `calibrated` on the training clouds, or those
+            that were `stored` with the weights; "" in a result of old, where the pre-trained one
+            has stored and the other calibrated ones.
     """
 
     dataset: str
@@ -68,6 +73,7 @@ class FrozenResult:
     pretrained: FrozenScores
     random_init: FrozenScores | None
     settings: dict[str, Any]
+    statistics: Literal["", "calibrated", "stored"] = ""
 
 
 def score_features(
@@ -117,9 +123,13 @@ def format_frozen(result: FrozenResult) -> str:
     for number, score in enumerate(result.pretrained.few_shot):
         other = _spread(random.few_shot[number]) if random else ""
         rows.append((f"{score.ways}-way {score.shots}-shot", _spread(score), other))
+    for number, score in enumerate(result.pretrained.few_shot_tuned):
+        other = _spread(random.few_shot_tuned[number]) if random else ""
+        rows.append((f"{score.ways}-way {score.shots}-shot, fine-tuned", _spread(score), other))
     head = (
         f"{result.dataset}, {result.evaluated_on}: {result.num_train} clouds fitted, "
-        f"{result.num_evaluated} named, {result.num_points} points; {result.weights}"
+        f"{result.num_evaluated} named, {result.num_points} points, statistics "
+        f"{result.statistics or 'mixed'}; {result.weights}"
     )
     return "\n".join([head, *(f"{name:32} {a:>14} {b:>14}" for name, a, b in rows)])
 

@@ -8,7 +8,9 @@
     chance                 metric -> top-1 accuracy of guessing, 0..1
     shapes                 counts of the first seed's split
     seeds                  per seed: seed, metric -> encoder -> accuracy, shapes, and per_shape:
-                           metric -> keys and each encoder's accuracy on them
+                           metric -> keys and each encoder's accuracy on them; unseen_views (null
+                           where a run used all its cameras): UnseenViews, retrieval with cameras
+                           that it used beside others (picpoint/evaluate/unseen_views.py)
     seconds                stage -> wall time, s
     versions, commit, config
 
@@ -23,9 +25,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import TypeAdapter
 
 from picpoint.evaluate.seed import SeedResult, ShapeCounts, chance_of
 from picpoint.evaluate.trials import METRICS, Metric, PairedDifference, Trials, paired_difference
+from picpoint.evaluate.unseen_views import UnseenViews
 from picpoint.publish import publish_text
 
 FORMAT_VERSION = 1
@@ -203,7 +207,32 @@ def format_table(results: Results) -> str:
         for row in rows
     ]
     note = f"{results.extent}; the error is one standard error over shapes"
-    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:], note])
+    told = [lines[0], "-" * len(lines[0]), *lines[1:], note]
+    return "\n".join([*told, *_views_table(results)])
+
+
+def _views_table(results: Results) -> list[str]:
+    """Set retrieval with cameras of pre-training beside others, mean over the seeds."""
+    of_seeds = [seed.views for seed in results.seeds if seed.views is not None]
+    if not of_seeds:
+        return []
+    first = of_seeds[0]
+    lines = [
+        "",
+        f"retrieval picture -> shape, of {first.num_shapes} shapes, from {first.num_seen} cameras "
+        f"of pre-training / from {first.num_unseen} others, %",
+    ]
+    for group, title in (("held_out", "held-out shapes"), ("trained", "trained shapes")):
+        cells = [
+            f"{name} {100 * float(np.mean([gap.seen for gap in gaps])):.1f} / "
+            f"{100 * float(np.mean([gap.unseen for gap in gaps])):.1f}"
+            for name, gaps in (
+                ("pre-trained", [views.pretrained[group] for views in of_seeds]),
+                ("random init", [views.random_init[group] for views in of_seeds]),
+            )
+        ]
+        lines.append(f"{title:17} {', '.join(cells)}")
+    return lines
 
 
 def _compare(seeds: Sequence[SeedResult], metric: Metric) -> Comparison:
@@ -239,6 +268,7 @@ def _seed_to_json(result: SeedResult) -> dict[str, object]:
             for metric in METRICS
         },
         "shapes": asdict(result.counts),
+        "unseen_views": None if result.views is None else asdict(result.views),
         "per_shape": {
             metric: {
                 "keys": list(result.pretrained[metric].keys),
@@ -262,4 +292,10 @@ def _seed_from_json(told: Mapping[str, Any]) -> SeedResult:
         counts=ShapeCounts(**told["shapes"]),
         pretrained={metric: trials(metric, "pretrained") for metric in METRICS},
         random_init={metric: trials(metric, "random_init") for metric in METRICS},
+        views=_views_from_json(told.get("unseen_views")),
     )
+
+
+def _views_from_json(told: Mapping[str, Any] | None) -> UnseenViews | None:
+    """Read a comparison of views back; None where there is none, as in results of old."""
+    return None if told is None else TypeAdapter(UnseenViews).validate_python(told)

@@ -9,6 +9,7 @@ from picpoint.evaluate.encoded import UNLABELLED, EncodedShapes
 from picpoint.evaluate.probe import ProbeConfig, linear_probe, nearest_neighbour
 from picpoint.evaluate.retrieval import retrieval_picture_to_shape, retrieval_shape_to_picture
 from picpoint.evaluate.trials import Metric, Trials
+from picpoint.evaluate.unseen_views import OtherPictures, UnseenViews, compare_views
 from picpoint.linear_probe import ProbeError
 
 
@@ -35,16 +36,29 @@ class ShapeCounts:
 
 @dataclass(frozen=True, slots=True)
 class SeedResult:
-    """All measures of one seed, of both encoders, on the same shapes."""
+    """All measures of one seed, of both encoders, on the same shapes.
+
+    Attributes:
+        seed: of the run.
+        counts: of its shapes.
+        pretrained: measures of the trained encoder.
+        random_init: of the untrained one.
+        views: retrieval with cameras that the run never used; None where it used all.
+    """
 
     seed: int
     counts: ShapeCounts
     pretrained: Mapping[Metric, Trials]
     random_init: Mapping[Metric, Trials]
+    views: UnseenViews | None = None
 
 
 def evaluate_seed(
-    seed: int, pretrained: EncodedShapes, random_init: EncodedShapes, config: ProbeConfig
+    seed: int,
+    pretrained: EncodedShapes,
+    random_init: EncodedShapes,
+    config: ProbeConfig,
+    others: OtherPictures | None = None,
 ) -> SeedResult:
     """Take all measures of the pre-trained encoder and of the same one at random initialisation.
 
@@ -63,6 +77,7 @@ def evaluate_seed(
         counts=count_shapes(pretrained),
         pretrained=measure(pretrained, config),
         random_init=measure(random_init, config),
+        views=None if others is None else compare_views(pretrained, random_init, others),
     )
 
 

@@ -42,7 +42,7 @@ from picpoint.train.finetune_settings import (
     finetune_settings,
 )
 from picpoint.train.finite import check_finite
-from picpoint.train.log import open_log, write_report
+from picpoint.train.log import open_log, positions, write_report
 from picpoint.train.precision import (
     ResolvedPrecision,
     autocast,
@@ -135,6 +135,10 @@ def finetune(
         open_log(run_dir, rank, state.samples_seen, EVALUATIONS_FILE) as evaluations,
     ):
         first_step = step = run.step
+        if step == run.total_steps and _is_unmeasured(run):
+            write_report(evaluations, _evaluate(run, config.epochs, config.votes))
+            if rank == 0:
+                writer.save(step, state.state_dict())
         started, waited_s, stopped = time.perf_counter(), 0.0, False
         while step < run.total_steps and not stopped:
             asked = time.perf_counter()
@@ -283,6 +287,17 @@ def _agree(
     norm = nn.utils.clip_grad_norm_(parameters, longest).double()
     summed, accuracy, stops, grad_norm = torch.cat([sums, norm[None]]).tolist()
     return _Totals(loss=summed, accuracy=accuracy, grad_norm=grad_norm, stop=stops > 0)
+
+
+def _is_unmeasured(run: _Run) -> bool:
+    """Tell whether this run has no evaluation of where it stands; a collective.
+
+    So it is where a run begins from the last checkpoint of another (`resume=PATH`).
+    """
+    is_missing = False
+    if this_rank() == 0:  # the only one that keeps a log
+        is_missing = run.state.samples_seen not in positions(run.run_dir / EVALUATIONS_FILE)
+    return global_sum(torch.tensor(float(is_missing), device=run.device)).item() > 0
 
 
 def _evaluate(run: _Run, epoch: int, votes: int) -> EvaluationReport:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Generic, Literal, TypeVar
 
 import torch
@@ -13,7 +14,7 @@ from picpoint.model import ModelConfig, PretrainModel
 
 @dataclass(frozen=True, slots=True)
 class OptimConfig:
-    """An optimiser, and cosine annealing of its rate. The paper has Adam.
+    """An optimiser, and how its rate falls. The paper has Adam and a cosine.
 
     Attributes:
         algorithm: `adamw` (Adam with decoupled weight decay) or `sgd` (with momentum).
@@ -23,6 +24,10 @@ class OptimConfig:
         momentum: of `sgd`.
         warmup_fraction: share of the run in which the rate rises linearly from zero.
             Paper: unspecified; here none.
+        cosine_share: share of the run at which the cosine has come to `min_lr`, where the rate
+            stays; None for the whole run.
+        drop_at: shares of the run at each of which the rate falls to a tenth, in place of the
+            cosine; None for the cosine.
     """
 
     algorithm: Literal["adamw", "sgd"] = "adamw"
@@ -31,6 +36,9 @@ class OptimConfig:
     weight_decay: float = 1e-6
     momentum: float = 0.9
     warmup_fraction: float = 0.0
+    # None is what runs of earlier versions had, whose settings do not name them.
+    cosine_share: float | None = None
+    drop_at: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.min_lr <= self.lr:
@@ -48,6 +56,24 @@ class OptimConfig:
                 f"optim.warmup_fraction={self.warmup_fraction}: must be 0 or more and below 1, a "
                 "share of the run; 0 for no warm-up"
             )
+        share, drops = self.cosine_share, self.drop_at
+        if share is not None and not self.warmup_fraction < share <= 1:
+            raise ValueError(
+                f"optim.cosine_share={share}: must be above optim.warmup_fraction="
+                f"{self.warmup_fraction}, and at most 1"
+            )
+        if drops is not None:
+            bounds = (self.warmup_fraction, *drops, 1.0)
+            if not drops or any(a >= b for a, b in pairwise(bounds)):
+                raise ValueError(
+                    f"optim.drop_at={list(drops)}: must be shares of the run in rising order, "
+                    f"above optim.warmup_fraction={self.warmup_fraction} and below 1"
+                )
+            if share is not None or self.min_lr:
+                raise ValueError(
+                    f"optim.drop_at={list(drops)}: takes the place of the cosine; leave "
+                    "optim.cosine_share at null and optim.min_lr at 0"
+                )
 
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -154,9 +180,12 @@ def _optimizer(parameters: list[nn.Parameter], optim: OptimConfig) -> torch.opti
 
 
 def learning_rate(optim: OptimConfig, progress: float) -> float:
-    """Give the learning rate at a share (0..1) of the run: linear warm-up, then a half cosine."""
+    """Give the learning rate at a share (0..1) of the run: linear warm-up, then what falls."""
     if progress < optim.warmup_fraction:
         return optim.lr * progress / optim.warmup_fraction
-    annealed = (progress - optim.warmup_fraction) / (1 - optim.warmup_fraction)
+    if optim.drop_at is not None:
+        return optim.lr * 0.1 ** sum(progress >= share for share in optim.drop_at)
+    whole = 1.0 if optim.cosine_share is None else optim.cosine_share
+    annealed = (progress - optim.warmup_fraction) / (whole - optim.warmup_fraction)
     share = 0.5 * (1 + math.cos(math.pi * min(annealed, 1.0)))
     return optim.min_lr + (optim.lr - optim.min_lr) * share

@@ -8,6 +8,9 @@ here by hand, and tests hold the usual form against torch.utils.flop_counter.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
+from math import prod
+from operator import floordiv
 
 import torch
 from jaxtyping import Float
@@ -15,6 +18,8 @@ from torch import Tensor, nn
 
 from picpoint.encoders.dgcnn import Dgcnn, DgcnnConfig
 from picpoint.encoders.pointnext import PointNext, PointNextConfig
+from picpoint.encoders.segment_dgcnn import DgcnnSegmenter
+from picpoint.encoders.segment_pointnext import PointNextSegmenter
 from picpoint.model import PointEncoderConfig, build_point_encoder
 from picpoint.ops.balls import points_in_balls
 
@@ -96,6 +101,49 @@ def saved_bytes(encoder: nn.Module, points: Float[Tensor, "B N 3"]) -> int:
     return sum(each.untyped_storage().nbytes() for each in kept.values()) // len(points)
 
 
+def parts_flops(segmenter: DgcnnSegmenter | PointNextSegmenter, num_points: int) -> int:
+    """Count the FLOPs of a network that tells parts, of one cloud forward, in the usual form.
+
+    Args:
+        segmenter: for parts; may be on the meta device.
+        num_points: points of the cloud.
+    """
+    match segmenter:
+        case DgcnnSegmenter():
+            edges = num_points * segmenter.config.num_neighbours
+            convs, maps = list(segmenter.edge_convs), [segmenter.linear, *segmenter.linears]
+            once = [segmenter.category]
+            if (turn := segmenter.transformer) is not None:
+                convs.append(turn.edge_conv)
+                maps.append(turn.linears[0])
+                once += [*list(turn.linears)[1:], turn.entries]
+            products = edges * sum(map(_matrix_size, convs))
+            products += num_points * sum(map(_matrix_size, [*maps, segmenter.scores]))
+            return 2 * (products + sum(map(_matrix_size, once)))
+        case PointNextSegmenter():
+            config = segmenter.config.encoder
+            whole, _ = _pointnext_products(config, num_points, None)
+            stem, pool = num_points * 3 * config.width, _pool_products(config, num_points)
+            points = list(accumulate((num_points, *config.strides), floordiv))
+            products = (
+                whole
+                - stem
+                - pool
+                + num_points
+                * sum(map(_matrix_size, (segmenter.stem, segmenter.hidden, segmenter.scores)))
+            )
+            for count, layer in zip(points, segmenter.propagations, strict=False):
+                products += count * _matrix_size(layer)
+            for count, layer in zip(points[-2:], segmenter.cloud_maps, strict=True):
+                products += count * _matrix_size(layer)
+            return 2 * products
+
+
+def _matrix_size(module: nn.Module) -> int:
+    """Count the products of a module's linear maps, of one row each."""
+    return sum(each.weight.numel() for each in module.modules() if isinstance(each, nn.Linear))
+
+
 def _dgcnn_products(config: DgcnnConfig, num_points: int) -> tuple[int, int]:
     """Count products of the usual form, and of ours."""
     usual = ours = num_points * sum(config.widths) * config.pooled_width
@@ -122,6 +170,7 @@ def _pointnext_products(
 ) -> tuple[int, int]:
     """Count products of the usual form, and of ours."""
     usual = ours = num_points * 3 * config.width
+    pool = _pool_products(config, num_points)
     width, k = config.width, config.num_neighbours
     distinct = [k] * len(config.strides) if distinct is None else distinct
     for stride, num_blocks, mapped in zip(config.strides, config.blocks, distinct, strict=True):
@@ -140,5 +189,11 @@ def _pointnext_products(
         point = num_points * 2 * config.expansion * width * width
         usual += num_blocks * (num_points * k * (width + 3) * width + point)
         ours += num_blocks * (num_points * (width + 6) * width + point)
-    pool = num_points * ((width + 3) + (config.abstraction_layers - 1) * width) * width
     return usual + pool, ours + pool
+
+
+def _pool_products(config: PointNextConfig, num_points: int) -> int:
+    """Count products of the last maximum, over the points that the stages leave of a cloud."""
+    width = config.width * 2 ** len(config.strides)
+    inner = (width + 3) + (config.abstraction_layers - 1) * width
+    return num_points // prod(config.strides) * inner * width

@@ -104,6 +104,10 @@ def test_dry_run_tells_the_plan(
     told = capsys.readouterr().out
     assert "24 clouds to train on and 12 to evaluate on (test)" in told
     assert "3 epochs of 2 steps" in told
+    # Evaluated after epochs 2 and 3, and with one vote; a DGCNN of 48 points and 4 neighbours.
+    forward = 2 * 48 * (4 * 2 * (3 * 8 + 8 * 8 + 8 * 8 + 8 * 16) + 40 * 16)
+    flops = (3 * 72 + 36) * forward
+    assert f"cost   72 samples in 6 steps, 36 evaluated; {flops / 1e15:.3g} PFLOPs" in told
     assert not (tmp_path / "o").exists()
 
 

@@ -4,14 +4,21 @@ import json
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from cluster.app import main
+from cluster.jobs import probe as probe_job
+from picpoint.data.clouds import CloudDataConfig
+from picpoint.data.dataset import open_dataset
 from picpoint.encoders.dgcnn import DgcnnConfig
+from picpoint.evaluate.cloud_features import calibrate_on_clouds, encode_clouds
 from picpoint.evaluate.frozen_result import read_frozen
 from picpoint.model import build_point_encoder
-from picpoint.weights.encoder_file import save_encoder
+from picpoint.ops.ghost_norm import GhostBatchNorm
+from picpoint.weights.encoder_file import load_encoder, save_encoder
+from shards.cloud_sets import CloudReader
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "train"))
 from cloud_sets import clouds, write_set
@@ -89,5 +96,48 @@ def test_too_few_clouds_are_told(
 ) -> None:
     assert probe(solids, encoder, tmp_path / "p", "frozen.shots=[30]") == 6
     assert "shots=30: a class has 8 clouds" in capsys.readouterr().err
-    assert probe(solids, encoder, tmp_path / "q", "data.label_share=0.1") == 6
+    few = "data.label_share=0.1"
+    assert probe(solids, encoder, tmp_path / "q", few, "statistics=stored") == 6
     assert "one training cloud" in capsys.readouterr().err
+    assert probe(solids, encoder, tmp_path / "r", few) == 6
+    assert "statistics=calibrated: 3 clouds" in capsys.readouterr().err
+
+
+def test_both_networks_have_statistics_of_the_same_kind(
+    solids: Path, encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, calibrated = probe_job.calibrate_on_clouds, []
+
+    def watched(encoder: torch.nn.Module, *rest: object) -> None:
+        before = next(iter(encoder.state_dict().values())).sum().item()
+        real(encoder, *rest)  # pyright: ignore[reportArgumentType]
+        calibrated.append(before)
+
+    monkeypatch.setattr(probe_job, "calibrate_on_clouds", watched)
+    assert probe(solids, encoder, tmp_path / "stored", "statistics=stored") == 0
+    assert calibrated == []
+    assert probe(solids, encoder, tmp_path / "calibrated") == 0
+    assert len(set(calibrated)) == 2  # other weights each time
+    for statistics in ("stored", "calibrated"):
+        result = read_frozen(tmp_path / statistics / "frozen.json")
+        assert result.statistics == statistics
+
+
+def test_calibrating_undoes_what_was_stored(solids: Path, encoder: Path) -> None:
+    dataset = open_dataset(CloudReader(str(solids)))
+    rows, config = dataset.rows_of(["train"]), CloudDataConfig(shards=str(solids), num_points=48)
+    device = torch.device("cpu")
+    told = []
+    for spoilt in (False, True):
+        loaded = load_encoder(str(encoder))
+        network = build_point_encoder(loaded.config, 4)
+        network.load_state_dict(loaded.state_dict())
+        for norm in network.modules():
+            if spoilt and isinstance(norm, GhostBatchNorm):
+                norm.running_mean.fill_(3.0)
+        stored = encode_clouds(network, dataset, rows, config, 5, device)
+        calibrate_on_clouds(network, dataset, rows, config, 0, device)
+        told.append((stored, encode_clouds(network, dataset, rows, config, 5, device)))
+    (stored, calibrated), (other_stored, other_calibrated) = told
+    assert not np.allclose(stored.features, other_stored.features, atol=0.1)
+    np.testing.assert_allclose(calibrated.features, other_calibrated.features, atol=1e-5)

@@ -215,15 +215,27 @@ def test_table_plot_and_record_are_written(tmp_path: Path) -> None:
 
 
 def test_no_more_trials_run_than_the_cluster_holds() -> None:
-    has = {"CPU": 8.0, "GPU": 2.0}
+    has = [{"CPU": 8.0, "GPU": 2.0}]
     assert max_concurrent(TrialResources(cpus=2), has) == 4
     assert max_concurrent(TrialResources(cpus=2, gpus=1), has) == 2
     assert max_concurrent(TrialResources(cpus=2, max_concurrent=3), has) == 3
     assert max_concurrent(TrialResources(cpus=2, max_concurrent=9), has) == 4
-    with pytest.raises(ConfigError, match=r"the cluster has 8 CPU, 2 GPU"):
+    with pytest.raises(ConfigError, match=r"the cluster has 8 CPU, 2 GPU; ask"):
         max_concurrent(TrialResources(cpus=9), has)
     # A cluster that grows is told so.
     assert max_concurrent(TrialResources(cpus=9, max_concurrent=2), has) == 2
+
+
+def test_a_local_trial_needs_one_machine_that_holds_it() -> None:
+    """Three machines of 4 CPUs have 12, and yet a trial of 5 would wait for ever."""
+    machines = [{"CPU": 4.0}, {"CPU": 4.0}, {"CPU": 4.0, "GPU": 1.0}]
+    with pytest.raises(ConfigError, match=r"12 CPU, 1 GPU on 3 machines, and none of them holds"):
+        max_concurrent(TrialResources(cpus=5), machines)
+    # Each machine holds one of 3 CPUs, and a rest of 1 that is of no use.
+    assert max_concurrent(TrialResources(cpus=3), machines) == 3
+    assert max_concurrent(TrialResources(cpus=1, gpus=1), machines) == 1
+    # The ranks of a trial on Ray may be spread.
+    assert max_concurrent(TrialResources(name="ray", cpus=5), machines) == 2
 
 
 def test_dry_run_tells_the_trials(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

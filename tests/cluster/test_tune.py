@@ -7,13 +7,15 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from tiny_run import TINY_RUN
 
 from cluster.app import main
 from cluster.study import Figure, Parameter, Step, StudyConfig, points, trial_id
-from cluster.trial import load_result, run_trial
+from cluster.study_on_tune import keeper_of_stopped
+from cluster.trial import TrialResult, keep_result, load_result, run_trial
 from tests.processes import is_running
 
 TINY = [
@@ -64,6 +66,37 @@ def test_a_failed_trial_keeps_its_reason(shard_set: Path, tmp_path: Path) -> Non
     assert (result.state, result.figure) == ("failed", None)
     assert "data.num_points=97" in result.reason
     assert load_result(tmp_path / "t") == result
+
+
+def test_a_trial_that_was_ended_early_is_kept_so(shard_set: Path, tmp_path: Path) -> None:
+    asked = study(shard_set)
+    (settings,) = points(asked)
+    folder = tmp_path / "t"
+    (folder / "run").mkdir(parents=True)
+    (folder / "run" / "probes.jsonl").write_text('{"accuracy": 0.25}\n{"accuracy": 0.5}\n')
+    ended = keep_result(folder, TrialResult("stopped", 0.5, 2.0))
+    told: list[float] = []
+    assert run_trial(asked, settings, folder, ["runtime=local"], told.append) == ended
+    assert told == [0.25, 0.5]
+    assert not (folder / "log.txt").exists()
+
+
+def test_a_scheduler_that_ends_a_trial_leaves_its_result(shard_set: Path, tmp_path: Path) -> None:
+    asked = study(shard_set)
+    (settings,) = points(asked)
+    keeper = keeper_of_stopped(asked, lambda settings: tmp_path / f"{settings['pretrain.seed']}")
+    last = {"figure": 0.5, "time_total_s": 3.0}
+    trial = SimpleNamespace(config={"point": settings}, last_result=last)
+    keeper.on_trial_complete(0, [trial], trial)
+    assert load_result(tmp_path / "0") == TrialResult("stopped", 0.5, 3.0)
+    # One that came to its end says so itself, and one that told nothing has nothing to keep.
+    done = keep_result(tmp_path / "1", TrialResult("done", 0.75, 4.0))
+    trial.config = {"point": {"pretrain.seed": 1}}
+    keeper.on_trial_complete(0, [trial], trial)
+    assert load_result(tmp_path / "1") == done
+    trial.config, trial.last_result = {"point": {"pretrain.seed": 2}}, {}
+    keeper.on_trial_complete(0, [trial], trial)
+    assert load_result(tmp_path / "2") is None
 
 
 RUN_TRIAL = """
@@ -147,6 +180,31 @@ def test_a_study_on_ray_tune_keeps_failures_and_goes_on(
     after = {path: path.stat().st_mtime_ns for path in tmp_path.glob("trials/*/log.txt")}
     assert [path.parent.name for path in times if after[path] != times[path]] == [lost]
     assert json.loads((tmp_path / "study.json").read_text())["table"] == record["table"]
+
+
+@pytest.mark.slow
+def test_trials_that_asha_ended_are_not_trained_further(shard_set: Path, tmp_path: Path) -> None:
+    """Eight trials of many figures each: a fourth of them goes on at every rung."""
+    arguments = [
+        *("tune", "study=ablations", f"shards={shard_set}", f"out={tmp_path}"),
+        more("epochs=12"),  # 12 or 24 figures
+        "study.variants=[]",
+        "study.parameters=[{key: pretrain.seed, values: [0, 1, 2, 3, 4, 5, 6, 7]}]",
+        "study.scheduler=asha",
+        "trial.max_concurrent=2",
+    ]
+    assert main(arguments) == 0
+    states = {
+        path.parent.name: json.loads(path.read_text())["state"]
+        for path in tmp_path.glob("trials/*/result.json")
+    }
+    assert len(states) == 8
+    assert set(states.values()) == {"done", "stopped"}
+    logs = {path: path.read_bytes() for path in tmp_path.glob("trials/*/run/metrics.jsonl")}
+    results = {path: path.read_bytes() for path in tmp_path.glob("trials/*/result.json")}
+    assert main(arguments) == 0
+    assert {path: path.read_bytes() for path in logs} == logs
+    assert {path: path.read_bytes() for path in results} == results
 
 
 @pytest.mark.slow

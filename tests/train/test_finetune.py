@@ -200,6 +200,21 @@ def test_a_cut_run_goes_on_bit_for_bit(train: Run, tmp_path: Path, encoder: obje
     assert steps == list(range(1, 13))
 
 
+def test_a_run_that_begins_where_another_ended_is_measured(train: Run, tmp_path: Path) -> None:
+    train("first", votes=1)
+    assert train("second", resume=str(tmp_path / "first"), votes=1) == []
+    first, second = (read_result(tmp_path / folder) for folder in ("first", "second"))
+    assert second.last == first.last
+    assert second.confusion == first.confusion
+    assert second.num_evaluations == 1
+    assert read_evaluations(tmp_path / "second") == read_evaluations(tmp_path / "first")[-1:]
+    # It has its weights itself, and is measured once.
+    mine, other = weights(tmp_path / "first"), weights(tmp_path / "second")
+    assert all(torch.equal(mine[name], other[name]) for name in mine)
+    train("second", resume="auto", votes=1)
+    assert len(read_evaluations(tmp_path / "second")) == 1
+
+
 def test_another_order_of_reading_ahead_changes_nothing(train: Run, config: FinetuneConfig) -> None:
     data = dataclasses.replace(config.data, threads=5, read_ahead=7)
     assert [r.loss for r in train("one")] == [r.loss for r in train("other", data=data)]

@@ -72,6 +72,12 @@ def test_augmentation_out_of_bounds_is_refused(changes: dict[str, float], told: 
         ({"weight_decay": -1.0}, "optim.weight_decay=-1.0"),
         ({"warmup_fraction": 1.0}, "optim.warmup_fraction=1.0"),
         ({"warmup_fraction": -0.1}, "optim.warmup_fraction=-0.1"),
+        ({"cosine_share": 0.0}, "optim.cosine_share=0.0"),
+        ({"cosine_share": 0.2, "warmup_fraction": 0.3}, "above optim.warmup_fraction=0.3"),
+        ({"drop_at": ()}, r"optim.drop_at=\[\]"),
+        ({"drop_at": (0.9, 0.7)}, "in rising order"),
+        ({"drop_at": (0.7, 1.0)}, "below 1"),
+        ({"drop_at": (0.7,), "min_lr": 1e-5}, "takes the place of the cosine"),
     ],
 )
 def test_an_optimiser_out_of_bounds_is_refused(changes: dict[str, float], told: str) -> None:

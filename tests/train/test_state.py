@@ -73,3 +73,21 @@ def test_the_learning_rate_follows_its_curve(
 ) -> None:
     rate = learning_rate(OptimConfig(lr=1.0, warmup_fraction=warmup), progress)
     assert rate == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("progress", "expected"),
+    [(0.0, 1.0), (0.2, 0.55), (0.4, 0.1), (0.9, 0.1), (1.0, 0.1)],
+)
+def test_a_cosine_may_end_before_the_run_does(progress: float, expected: float) -> None:
+    optim = OptimConfig(lr=1.0, min_lr=0.1, cosine_share=0.4)
+    assert learning_rate(optim, progress) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("progress", "expected"), [(0.0, 2.0), (0.69, 2.0), (0.7, 0.2), (0.89, 0.2), (0.9, 0.02)]
+)
+def test_the_rate_may_fall_in_steps(progress: float, expected: float) -> None:
+    assert learning_rate(OptimConfig(lr=2.0, drop_at=(0.7, 0.9)), progress) == pytest.approx(
+        expected
+    )

@@ -9,7 +9,9 @@ from benchmarks.plain_dgcnn import plain_dgcnn
 from benchmarks.plain_pointnext import plain_pointnext
 from picpoint.encoders.dgcnn import Dgcnn, DgcnnConfig
 from picpoint.encoders.pointnext import POINTNEXT_B, POINTNEXT_S, POINTNEXT_XL, PointNext
-from picpoint.weights.cost import encoder_cost, points_per_ball, saved_bytes
+from picpoint.encoders.segment_dgcnn import DGCNN_PARTS, DgcnnSegmenter
+from picpoint.encoders.segment_pointnext import PointNextSegmenter, pointnext_parts
+from picpoint.weights.cost import encoder_cost, parts_flops, points_per_ball, saved_bytes
 
 
 @pytest.mark.parametrize(
@@ -50,6 +52,48 @@ def test_one_layer_of_each_kind_counted_by_hand():
     assert cost.usual_flops == 2 * (stem + abstraction + block + pool)
     near, own = 8 * (2 + 3) * 4 + 2 * (4 + 3) * 4, (2 + 2) * 3 * 4
     assert cost.our_flops == 2 * (stem + near + own + 2 * (4 * 16 + 16 * 4) + pool)
+
+
+def test_networks_of_parts_count_what_each_map_sees():
+    """Every linear map of the usual form, with the rows that it maps, written out."""
+    edges = 2048 * 40
+    rows = [
+        (6 * 64, 2 * edges),  # transformer, first layer
+        (64 * 128, edges),
+        (128 * 64, 2 * edges),  # second and third layer
+        (64 * 64, 2 * edges),
+        (128 * 1024, 2048),
+        (192 * 1024, 2048),
+        (1280 * 256, 2048),
+        (256 * 256, 2048),
+        (256 * 128, 2048),
+        (128 * 50, 2048),
+        (1024 * 512, 1),
+        (512 * 256, 1),
+        (256 * 9, 1),
+        (16 * 64, 1),
+    ]
+    with torch.device("meta"):
+        dgcnn = DgcnnSegmenter(DGCNN_PARTS, 1)
+        pointnext = PointNextSegmenter(pointnext_parts(), 1)
+    assert parts_flops(dgcnn, 2048) == 2 * sum(size * seen for size, seen in rows)
+    stages = sum(
+        32 * points // 2 * ((width + 3) * width + width * width + width * 2 * width)
+        + points // 2 * width * 2 * width
+        for points, width in ((2048, 32), (1024, 64), (512, 128), (256, 256))
+    )
+    propagations = sum(
+        points * ((width + 2 * width + beside) * width + width * width)
+        for points, width, beside in (
+            (2048, 32, 64 + 128 + 16),
+            (1024, 64, 0),
+            (512, 128, 0),
+            (256, 256, 0),
+        )
+    )
+    clouds = 256 * 256 * 64 + 128 * 512 * 128
+    points = 2048 * (7 * 32 + 96 * 96 + 96 * 50)
+    assert parts_flops(pointnext, 2048) == 2 * (stages + propagations + clouds + points)
 
 
 @pytest.mark.parametrize(
