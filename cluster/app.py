@@ -1,6 +1,7 @@
 """The command line: composes a job's config, runs the job, turns errors into one line.
 
     picpoint JOB [KEY=VALUE ...] [--cfg] [--dry-run]
+    picpoint report RUN|STUDY|RECORD ... [KEY=VALUE ...]
         JOB: render, cache-features, pretrain, finetune, probe, tune, evaluate, report, export,
              demo
     picpoint submit JOB [KEY=VALUE ...] [--address URL] [--working-dir DIR | --image IMAGE]
@@ -24,6 +25,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import ModuleType
 
 from omegaconf import DictConfig
@@ -38,6 +40,8 @@ class _Command:
     job: str
     summary: str
     example: str
+    # The setting that plain words are the list of; none are taken if empty.
+    words: str = ""
 
 
 # Each is configs/NAME.yaml, and cluster/jobs/NAME.py with the job's dataclass, describe and run.
@@ -76,7 +80,10 @@ _COMMANDS = {
         "picpoint evaluate runs=[run] out=evaluation",
     ),
     "report": _Command(
-        "ReportJob", "write the page of an evaluation", "picpoint report evaluation=evaluation"
+        "ReportJob",
+        "write a page and its tables of runs, results, studies and records",
+        "picpoint report evaluation tuned scratch study out=report",
+        words="sources",
     ),
     "export": _Command(
         "ExportJob",
@@ -182,7 +189,20 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     if rest:
         options.overrides += rest
+    job = getattr(options, "job", options.command)
+    if job in _COMMANDS and _COMMANDS[job].words:
+        options.overrides = _words_as_override(options.overrides, _COMMANDS[job].words)
     return options
+
+
+def _words_as_override(arguments: Sequence[str], key: str) -> list[str]:
+    """Give plain words as the list that they are; the name of something there may hold a `=`."""
+    words = [word for word in arguments if "=" not in word or Path(word).exists()]
+    overrides = [override for override in arguments if override not in words]
+    if not words:
+        return overrides
+    quoted = ",".join('"' + word.replace('"', '\\"') + '"' for word in words)
+    return [*overrides, f"{key}=[{quoted}]"]
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -195,7 +215,8 @@ def _parser() -> argparse.ArgumentParser:
         job = commands.add_parser(
             name, help=command.summary, description=f"{command.summary}. Try: {command.example}"
         )
-        job.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="see --cfg for the keys")
+        word = f"{command.words.upper()}|KEY=VALUE" if command.words else "KEY=VALUE"
+        job.add_argument("overrides", nargs="*", metavar=word, help="see --cfg for the keys")
         job.add_argument("--cfg", action="store_true", help="print the composed config and end")
         job.add_argument(
             "--dry-run", action="store_true", help="say what would be read, written and run"

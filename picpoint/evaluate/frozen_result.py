@@ -55,6 +55,9 @@ class FrozenResult:
         random_init: of the same network untrained, with BatchNorm statistics of the training
             clouds; None where it was not asked for.
         settings: of the probe.
+        encoder: its kind; "" in a result of old that does not tell.
+        parameters: of the encoder; 0 likewise.
+        usual_flops: of its usual form, for one cloud forward; 0 likewise.
     """
 
     dataset: str
@@ -68,6 +71,9 @@ class FrozenResult:
     pretrained: FrozenScores
     random_init: FrozenScores | None
     settings: dict[str, Any]
+    encoder: str = ""
+    parameters: int = 0
+    usual_flops: int = 0
 
 
 def score_features(

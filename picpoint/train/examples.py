@@ -1,7 +1,7 @@
 """What does a network that labels points make of single clouds? A few are kept, for pictures.
 
-    examples.npz    keys, class_names (n,); offsets (n + 1,): rows of each cloud;
-                    points (rows, 3) float32; truth, predicted (rows,) int32
+examples.npz    keys, class_names (n,); offsets (n + 1,): rows of each cloud;
+                points (rows, 3) float32; truth, predicted (rows,) int32
 """
 
 import io

@@ -308,9 +308,10 @@ def _evaluate(run: _Run, epoch: int, votes: int) -> EvaluationReport:
 
 def _sum_up(run: _Run) -> None:
     """Write what a finished run came to."""
-    network = run.state.model
-    measured, where = run.clouds.split.evaluated, (run.precision, run.device, run.run_dir)
-    keep_examples(network, run.dataset, measured, run.config, *where)
+    network, measured = run.state.model, run.clouds.split.evaluated
+    keep_examples(
+        network, run.dataset, measured, run.config, run.precision, run.device, run.run_dir
+    )
     parameters = sum(parameter.numel() for parameter in network.parameters())
     write_result(run.run_dir, run.config, run.dataset, run.clouds, run.settings, parameters)
 
