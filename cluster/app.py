@@ -124,6 +124,7 @@ def _complain(error: BaseException) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
+    _gather_words(options)
     match options.command:
         case "shards":
             from shards.__main__ import main as shards_main
@@ -189,10 +190,14 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     if rest:
         options.overrides += rest
-    job = getattr(options, "job", options.command)
-    if job in _COMMANDS and _COMMANDS[job].words:
-        options.overrides = _words_as_override(options.overrides, _COMMANDS[job].words)
     return options
+
+
+def _gather_words(options: argparse.Namespace) -> None:
+    """Put plain words into the setting that they are of, where a job has one."""
+    job = _COMMANDS.get(getattr(options, "job", options.command))
+    if job is not None and job.words:
+        options.overrides = _words_as_override(options.overrides, job.words)
 
 
 def _words_as_override(arguments: Sequence[str], key: str) -> list[str]:
@@ -201,6 +206,8 @@ def _words_as_override(arguments: Sequence[str], key: str) -> list[str]:
     overrides = [override for override in arguments if override not in words]
     if not words:
         return overrides
+    if any(override.partition("=")[0] == key for override in overrides):
+        raise ConfigError(f"{words[0]}: say it once: as a word, or in {key}=[...]")
     quoted = ",".join('"' + word.replace('"', '\\"') + '"' for word in words)
     return [*overrides, f"{key}=[{quoted}]"]
 

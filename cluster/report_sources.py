@@ -80,8 +80,8 @@ def _sources_at(place: Path) -> Iterator[FoundSource]:
     records = [] if kinds else [path for path in sorted(place.glob("*.json")) if _is_record(path)]
     if not kinds and not records:
         raise ResultsError(
-            f"{place}: nothing that a report shows; it takes folders with {', '.join(_MARKS)}, and "
-            "records of benchmarks"
+            f"{place}: nothing that a report shows; name what picpoint evaluate, pretrain, "
+            "finetune, probe or tune wrote, or records of benchmarks"
         )
     yield from (FoundSource(place, kind) for kind in kinds)
     yield from (FoundSource(path, "record") for path in records)

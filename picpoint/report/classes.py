@@ -11,7 +11,7 @@ from picpoint.report.tables import NOTHING, Cell, Column, Table, number, percent
 # More columns, and their numbers cannot be read.
 _MOST_NUMBERED = 16
 _CELL, _SMALL_CELL = 26.0, 12.0
-_GUTTER = 96.0
+_LETTER = 5.6
 _NAME_LENGTH = 16
 
 
@@ -46,21 +46,22 @@ class ConfusionGrid:
         names: of the classes, cut to the room that there is.
         cells: that are not empty.
         size: side of a cell.
+        gutter: room for names, to the left and above.
     """
 
     template: ClassVar[str] = "confusion.html"
-    gutter: ClassVar[float] = _GUTTER
 
     title: str
     summary: str
     names: tuple[str, ...]
     cells: tuple[GridCell, ...]
     size: float
+    gutter: float
 
     @property
     def side(self) -> float:
         """Side of the whole picture."""
-        return _GUTTER + self.size * len(self.names) + 2
+        return self.gutter + self.size * len(self.names) + 2
 
     @property
     def tables(self) -> tuple[Table, ...]:
@@ -131,7 +132,7 @@ def _most_taken_for(place: int, row: Sequence[int], names: Sequence[str]) -> Cel
     if not wrong:
         return NOTHING
     count, other = max(wrong)
-    return word(names[-other], f"{100 * count / sum(row):.1f} %")
+    return word(f"{names[-other]} ({100 * count / sum(row):.1f} %)")
 
 
 def confusion_grid(
@@ -147,8 +148,10 @@ def confusion_grid(
     """
     is_numbered = len(names) <= _MOST_NUMBERED
     size = _CELL if is_numbered else _SMALL_CELL
+    shown = tuple(map(_cut, names))
+    gutter = 10 + _LETTER * max(map(len, shown))
     cells = [
-        _grid_cell(row, column, counts[row], names, size, is_numbered, what)
+        _grid_cell(row, column, counts[row], names, (gutter, size), is_numbered, what)
         for row in range(len(names))
         for column in range(len(names))
         if counts[row][column]
@@ -158,9 +161,10 @@ def confusion_grid(
         title=title,
         summary=f"Confusion matrix of {len(names)} classes: {right:,} of {total:,} {what} are on "
         "the diagonal; the table of classes has the figures.",
-        names=tuple(_cut(name) for name in names),
+        names=shown,
         cells=tuple(cells),
         size=size,
+        gutter=gutter,
     )
 
 
@@ -169,15 +173,15 @@ def _grid_cell(
     column: int,
     counts: Sequence[int],
     names: Sequence[str],
-    size: float,
+    frame: tuple[float, float],
     is_numbered: bool,
     what: str,
 ) -> GridCell:
     count, total = counts[column], sum(counts)
-    share = count / total
+    share, (gutter, size) = count / total, frame
     return GridCell(
-        x=_GUTTER + column * size,
-        y=_GUTTER + row * size,
+        x=gutter + column * size,
+        y=gutter + row * size,
         share=round(share, 3),
         is_right=row == column,
         text=_short_count(count, share) if is_numbered else "",

@@ -11,6 +11,8 @@ from picpoint.report.published import BENCHMARKS, Benchmark, Printed, PublishedR
 from picpoint.report.run_groups import Finetuning, Spread, group_runs
 from picpoint.report.tables import NOTHING, Cell, Column, Row, Table, number, percent, table, word
 
+_OTHER_COSTS = "Published costs are of the networks for classification, ours of the whole network."
+
 
 @dataclass(frozen=True, slots=True)
 class OurRow:
@@ -106,7 +108,7 @@ def _blocks_of(benchmark: Benchmark, ours: Sequence[OurRow]) -> Iterator[Block]:
     yield _table_of(benchmark, ours)
     main = next(iter(benchmark.figures))
     dots = [*_published_dots(benchmark, main), *_our_dots(ours, main)]
-    if charts := cost_charts(benchmark.figures[main], dots):
+    if benchmark.has_own_costs and (charts := cost_charts(benchmark.figures[main], dots)):
         yield charts
     yield Details(f"Protocol of {benchmark.title}", (_protocol_table(benchmark, ours),))
 
@@ -114,39 +116,40 @@ def _blocks_of(benchmark: Benchmark, ours: Sequence[OurRow]) -> Iterator[Block]:
 def _table_of(benchmark: Benchmark, ours: Sequence[OurRow]) -> Table:
     columns = (
         Column("Method", is_long=True),
-        Column("M parameters", is_number=True),
-        Column("GFLOPs", is_number=True),
         *(Column(title, is_number=True) for title in benchmark.figures.values()),
         Column("Seeds", is_number=True),
+        Column("M parameters", is_number=True),
+        Column("GFLOPs", is_number=True),
         Column("Protocol", is_long=True),
         Column("Source"),
     )
     rows = [Row(tuple(_published_cells(benchmark, each))) for each in benchmark.rows]
     rows += [Row(tuple(_our_cells(benchmark, each)), is_ours=True) for each in ours]
-    note = f"Protocol: {benchmark.protocol}."
+    of_another = "" if benchmark.has_own_costs else f" {_OTHER_COSTS}"
+    note = f"Protocol: {benchmark.protocol}.{of_another}"
     return Table(benchmark.title, columns, tuple(rows), note)
 
 
 def _published_cells(benchmark: Benchmark, row: PublishedRow) -> Iterator[Cell]:
     method = row.method
     yield word(method.name)
-    yield _parameters(method.parameters_m, method.remark)
-    yield number(method.gflops)
     for name in benchmark.figures:
         yield _printed(row.figures.get(name))
     yield NOTHING
+    yield _parameters(method.parameters_m, method.remark)
+    yield number(method.gflops)
     yield word(row.note or "as printed")
     yield word(row.source or method.source)
 
 
 def _our_cells(benchmark: Benchmark, row: OurRow) -> Iterator[Cell]:
     yield word(row.name, row.runs)
-    yield number(row.parameters_m, note=row.remark if row.parameters_m else "")
-    yield number(row.gflops)
     for name in benchmark.figures:
         figure = row.figures.get(name, Spread(None, None))
         yield percent(figure.mean, figure.std)
     yield number(row.num_seeds)
+    yield number(row.parameters_m, note=row.remark if row.parameters_m else "")
+    yield number(row.gflops)
     told = differences(row.checks)
     yield word(f"differs in {told}" if told else "kept")
     yield word("this report")
@@ -223,7 +226,7 @@ def _of_no_benchmark(finetunings: Sequence[Finetuning], probes: Sequence[Probed]
 def _not_run(benchmarks: Sequence[Benchmark]) -> Block:
     columns = [
         Column("Benchmark"),
-        Column("Best published", is_number=True),
+        Column("Highest listed", is_number=True),
         Column("By", is_long=True),
         Column("Here"),
     ]

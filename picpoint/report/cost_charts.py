@@ -45,17 +45,18 @@ class PlaneCharts:
 
 
 def cost_charts(figure_title: str, dots: Sequence[CostDot]) -> PlaneCharts | None:
-    """Draw figures over their costs; None where too little is known to compare.
+    """Draw figures over their costs; None where ours or others' are not known.
 
     Args:
         figure_title: what the figure is.
         dots: methods; those whose cost is not known are left out of a chart.
     """
-    costs = [("Millions of parameters", "parameters_m"), ("GFLOPs a cloud", "gflops")]
+    axes = [("millions of parameters", "parameters"), ("GFLOPs a cloud", "GFLOPs")]
     charts: list[PlaneChart] = []
-    for title, name in costs:
-        known = [(dot, float(cost)) for dot in dots if (cost := getattr(dot, name))]
-        if len(known) < 2:
+    for title, name in axes:
+        costs = [dot.parameters_m if name == "parameters" else dot.gflops for dot in dots]
+        known = [(dot, cost) for dot, cost in zip(dots, costs, strict=True) if cost]
+        if len(known) < 2 or not any(dot.is_ours for dot, _ in known):
             continue
         series = tuple(
             DotSeries(
@@ -71,18 +72,24 @@ def cost_charts(figure_title: str, dots: Sequence[CostDot]) -> PlaneCharts | Non
         )
         ends = sorted(known, key=lambda pair: pair[0].figure)
         summary = (
-            f"{figure_title} over {title.lower()} of {len(known)} methods, from "
+            f"{figure_title} over {title} of {len(known)} methods, from "
             f"{_told(*ends[0], title)} to {_told(*ends[-1], title)}."
         )
         drawn = [each for each in series if each.dots]
         charts.append(
-            plane_chart(f"{figure_title} over cost", title, f"{figure_title}, %", drawn, summary)
+            plane_chart(
+                f"{figure_title} over {name}",
+                f"{title[0].upper()}{title[1:]}",
+                f"{figure_title}, %",
+                drawn,
+                summary,
+            )
         )
     return PlaneCharts(tuple(charts)) if charts else None
 
 
 def _told(dot: CostDot, cost: float, title: str) -> str:
-    return f"{dot.name}: {dot.figure:.1f} % at {cost:.3g} {title.lower()}"
+    return f"{dot.name}: {dot.figure:.1f} % at {cost:.3g} {title}"
 
 
 def _short(name: str) -> str:

@@ -70,12 +70,12 @@ def _results_table(groups: Sequence[RunGroup]) -> Table:
         Column("Encoder", is_long=True),
         Column("Begins"),
         Column("Data set"),
-        Column("Measured on"),
-        Column("Clouds trained on", is_number=True),
-        Column("Measured", is_number=True),
         Column("Seeds", is_number=True),
         *(Column(figure_title(name), is_number=True) for name in names),
         Column(f"Best {figure_title(main)}", is_number=True),
+        Column("Measured on"),
+        Column("Clouds trained on", is_number=True),
+        Column("Measured", is_number=True),
         Column("M parameters", is_number=True),
         Column("Commit"),
     ]
@@ -91,12 +91,12 @@ def _result_row(group: RunGroup, names: Sequence[str]) -> list[Cell]:
         word(group.encoder, group.names),
         word(group.beginning, result.weights),
         word(result.dataset, f"{points} points"),
-        word(result.evaluated_on, f"{votes} votes" if votes else ""),
-        number(result.num_train),
-        number(result.num_evaluated),
         number(len(group.runs)),
         *(percent(each.mean, each.std) for each in figures),
         percent(best.mean, best.std, f"of {result.num_evaluations}"),
+        word(result.evaluated_on, _counted(votes, "vote") if votes else ""),
+        number(result.num_train),
+        number(result.num_evaluated),
         number(result.parameters / 1e6 if result.parameters else None),
         word(", ".join(dict.fromkeys(run.commit for run in group.runs))),
     ]
@@ -146,7 +146,7 @@ def _figure_or_not_run(group: RunGroup | None, name: str) -> Cell:
     if group is None:
         return Cell("not run", None)
     figure, count = group.figure(name), len(group.runs)
-    return percent(figure.mean, figure.std, f"{count} seeds" if count > 1 else "1 seed")
+    return percent(figure.mean, figure.std, _counted(count, "seed"))
 
 
 def _chart(groups: Sequence[RunGroup]) -> LineChart:
@@ -171,3 +171,7 @@ def _chart(groups: Sequence[RunGroup]) -> LineChart:
     ]
     drawn = [each for each in series if each.curves]
     return line_chart(f"{figure_title(main)}, task {task}", drawn, percent=True)
+
+
+def _counted(count: int, name: str) -> str:
+    return f"{count} {name}{'' if count == 1 else 's'}"

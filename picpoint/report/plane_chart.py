@@ -14,7 +14,9 @@ from picpoint.report.tables import Table
 WIDTH, HEIGHT = 360.0, 240.0
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46.0, 348.0, 10.0, 200.0
 # Between the lines of labels, so that none is written over another.
-_LINE = 9.5
+_LINE, _LETTER = 9.5, 5.0
+# Between the frame and the first and last value along the bottom.
+_MARGIN = 10.0
 # Larger over smaller: an axis with more than that is drawn in orders of magnitude.
 _LOG_FROM = 20.0
 
@@ -91,6 +93,12 @@ class Label:
     y: float
     anchor: str
     text: str
+
+    @property
+    def span(self) -> tuple[float, float]:
+        """From where to where it reaches, about."""
+        width = _LETTER * len(self.text)
+        return (self.x, self.x + width) if self.anchor == "start" else (self.x - width, self.x)
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,11 +253,16 @@ def _labels(dots: Sequence[Dot], x_axis: _Axis, y_axis: _Axis) -> tuple[Label, .
     for dot in sorted(dots, key=lambda dot: -dot.y):
         x, y = x_axis(dot.x), y_axis(dot.y) + 3
         anchor, step = ("start", 6.0) if x < middle else ("end", -6.0)
-        beside = [label.y for label in placed if label.anchor == anchor]
-        while any(abs(y - other) < _LINE for other in beside):
-            y += 1.0
-        placed.append(Label(x + step, round(y, 1), anchor, dot.label))
+        label = Label(round(x + step, 1), round(y, 1), anchor, dot.label)
+        while any(_are_over_one_another(label, other) for other in placed):
+            label = Label(label.x, round(label.y + 1.0, 1), anchor, dot.label)
+        placed.append(label)
     return tuple(placed)
+
+
+def _are_over_one_another(one: Label, other: Label) -> bool:
+    (left, right), (other_left, other_right) = one.span, other.span
+    return abs(one.y - other.y) < _LINE and left < other_right and other_left < right
 
 
 def _x_axis(places: Sequence[Place]) -> _Axis:
@@ -263,7 +276,7 @@ def _x_axis(places: Sequence[Place]) -> _Axis:
         return _Axis(ticks, 0.0, 1.0, _LEFT, _RIGHT, names=names)
     numbers = [float(place) for place in places]
     is_log = min(numbers) > 0 and max(numbers) / min(numbers) > _LOG_FROM
-    return _number_axis(numbers, _LEFT, _RIGHT, is_log)
+    return _number_axis(numbers, _LEFT + _MARGIN, _RIGHT - _MARGIN, is_log)
 
 
 def _number_axis(values: Sequence[float], start: float, end: float, is_log: bool) -> _Axis:

@@ -60,6 +60,7 @@ class Benchmark:
         counts: clouds trained on and tested, of each version of the data set.
         num_points: of a cloud, as methods have it.
         protocol: in words.
+        has_own_costs: parameters and FLOPs of the rows are of the networks that were measured here.
         rows: what was published.
     """
 
@@ -70,6 +71,7 @@ class Benchmark:
     counts: tuple[tuple[int, int], ...] = ()
     num_points: tuple[int, ...] = ()
     protocol: str
+    has_own_costs: bool = True
     rows: tuple[PublishedRow, ...] = field(default=())
 
 
@@ -241,6 +243,7 @@ SHAPENETPART = Benchmark(
     num_points=(2048,),
     protocol="trained on train and val; argmax over the parts of the object's class; a part that "
     "is neither there nor predicted counts 1",
+    has_own_costs=False,
     rows=(
         _miou(PIC_AT_POINT, None, 85.8),
         _miou(CROSSPOINT, None, 85.5),

@@ -78,7 +78,7 @@ class RunGroup:
     @property
     def title(self) -> str:
         """Name it in headings."""
-        return f"{self.encoder} {self.beginning}, {self.result.dataset}"
+        return f"{self.result.task}, {self.encoder} {self.beginning}, {self.result.dataset}"
 
     def figure(self, name: str) -> "Spread":
         """Give a figure of the last epoch over the seeds."""

@@ -71,9 +71,7 @@ def training_log(seed, num_lines=60) -> TrainingLog:
     return TrainingLog(seed, tuple(lines))
 
 
-def evaluation_data(
-    num_seeds=1, class_names=CLASSES, num_views=20, separation=0.6
-) -> Evaluation:
+def evaluation_data(num_seeds=1, class_names=CLASSES, num_views=20, separation=0.6) -> Evaluation:
     pairs = [
         (encoded(separation, seed, class_names), encoded(0.15, seed + 50, class_names))
         for seed in range(num_seeds)
