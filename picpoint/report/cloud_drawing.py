@@ -12,7 +12,8 @@ from picpoint.geometry.cameras import look_at_origin, orthographic, world_to_pix
 _EYE = np.array([1.0, 0.8, 1.6])
 # Drawn this much larger and scaled down, so that edges are smooth.
 _OVERSAMPLE = 2
-_HALF_WIDTH = 1.06
+# Largest ball, as a share of the picture's side.
+_LARGEST_BALL = 0.045
 
 # Seen as well on white as on black.
 PART_COLOURS = (
@@ -40,8 +41,8 @@ def draw_cloud(
         size_px: side of the picture.
     """
     side = size_px * _OVERSAMPLE
-    u_px, v_px, depth = _project(points, side)
     radius = _radius_px(len(points), side)
+    u_px, v_px, depth = _project(points, side, radius)
     offsets = _ball(radius)
     columns = np.rint(u_px)[:, None] + offsets[:, 0]
     rows = np.rint(v_px)[:, None] + offsets[:, 1]
@@ -61,17 +62,19 @@ def draw_cloud(
 
 
 def _project(
-    points: Float32[np.ndarray, "N 3"], side: int
+    points: Float32[np.ndarray, "N 3"], side: int, radius: float
 ) -> tuple[Float[np.ndarray, " N"], Float[np.ndarray, " N"], Float[np.ndarray, " N"]]:
     centred = points.astype(np.float64) - (points.max(axis=0) + points.min(axis=0)) / 2.0
     farthest = max(float(np.linalg.norm(centred, axis=1).max(initial=0.0)), 1e-12)
     view = look_at_origin(3.0 * _EYE / np.linalg.norm(_EYE))
-    return world_to_pixel(centred / farthest, view, orthographic(_HALF_WIDTH, 1.0, 5.0), side)
+    # The unit sphere, and the balls that lie on it.
+    half_width = 1 / (1 - 2 * (radius + 1) / side)
+    return world_to_pixel(centred / farthest, view, orthographic(half_width, 1.0, 5.0), side)
 
 
 def _radius_px(num_points: int, side: int) -> float:
     """Choose balls that nearly touch on a surface of so many points."""
-    return max(1.5, 0.62 * side / math.sqrt(max(num_points, 16)))
+    return min(max(1.5, 0.9 * side / math.sqrt(max(num_points, 1))), _LARGEST_BALL * side)
 
 
 def _ball(radius: float) -> Float[np.ndarray, "k 2"]:

@@ -41,5 +41,5 @@ def data_address(picture: UInt8[np.ndarray, "S T 3"], largest_px: int) -> str:
 def see_through_address(picture: UInt8[np.ndarray, "S T 4"]) -> str:
     """Encode a picture with transparency as a `data:` address."""
     encoded = io.BytesIO()
-    Image.fromarray(picture).save(encoded, "WEBP", quality=80, method=6)
+    Image.fromarray(picture).save(encoded, "WEBP", quality=80, method=2)
     return "data:image/webp;base64," + base64.b64encode(encoded.getvalue()).decode()

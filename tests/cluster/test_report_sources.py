@@ -104,11 +104,8 @@ def test_any_mixture_is_one_page(tmp_path: Path, capsys: pytest.CaptureFixture[s
     # GFLOPs of the encoder are counted from the settings of the run.
     published = tables["ModelNet40, fine-tuned"]
     ours = dict(zip(published["columns"], published["rows"][-1], strict=True))
-    assert (ours["Accuracy"], ours["GFLOPs"], ours["Protocol"]) == (
-        95.0,
-        pytest.approx(4.78, abs=0.01),
-        "kept",
-    )
+    assert (ours["Accuracy"], ours["Protocol"]) == (95.0, "kept")
+    assert ours["GFLOPs"] == pytest.approx(4.78, abs=0.01)
     kinds = [row[1] for row in tables["What was read"]["rows"]]
     assert kinds == ["fine-tuning run"] * 2 + ["probe", "pre-training run", "study", "record"]
     page, markdown = ((out / f"report.{kind}").read_text() for kind in ("html", "md"))

@@ -52,9 +52,10 @@ def test_the_sweep_shows_every_trial_and_means_with_their_spread() -> None:
     assert [y for _, y in line] == sorted((y for _, y in line), reverse=True)
     bars = re.findall(r"M([\d.]+) ([\d.]+)V([\d.]+)", series.bars)
     assert len(bars) == 3
-    for (x, low, high), (mean_x, mean_y) in zip(sorted(bars), sorted(line), strict=True):
-        assert float(x) == mean_x
-        assert (float(low) + float(high)) / 2 == pytest.approx(mean_y, abs=0.11)
+    ends = sorted(tuple(map(float, bar)) for bar in bars)
+    for (x, low, high), (mean_x, mean_y) in zip(ends, sorted(line), strict=True):
+        assert x == mean_x
+        assert (low + high) / 2 == pytest.approx(mean_y, abs=0.11)  # places have one decimal
     assert "the best mean 0.7900 at pretrain.data.views 20" in chart.summary
 
 
@@ -173,11 +174,12 @@ def test_pre_training_runs_have_curves_probes_and_their_end() -> None:
 def test_a_cloud_is_drawn_where_its_points_are_in_the_colours_of_their_parts() -> None:
     cloud = labelled_cloud("ball", 0, num_points=4000)
     picture = draw_cloud(cloud.points, cloud.truth, 128).astype(np.int64)
-    seen = picture[..., 3] > 200
-    # A ball fills pi / 4 of the square about it, and the picture leaves a frame.
-    assert 0.6 < seen.mean() < 0.8
-    assert not seen[0].any()
-    assert not seen[:, 0].any()
+    seen = picture[..., 3] > 100
+    # A ball fills pi / 4 of the square about it.
+    assert 0.6 < seen.mean() < 0.79
+    # Nothing is cut off: the corners of the widest rows and columns are empty.
+    assert not seen[0, :40].any()
+    assert not seen[:40, 0].any()
 
     def nearest_colour(rows):
         colours = picture[rows][seen[rows]][:, :3]
