@@ -1,6 +1,7 @@
 """The command line: composes a job's config, runs the job, turns errors into one line.
 
     picpoint JOB [KEY=VALUE ...] [--cfg] [--dry-run]
+    picpoint report RUN|STUDY|RECORD ... [KEY=VALUE ...]
         JOB: render, cache-features, pretrain, finetune, probe, tune, evaluate, report, export,
              reproduce, demo
     picpoint submit JOB [KEY=VALUE ...] [--address URL] [--working-dir DIR | --image IMAGE]
@@ -25,6 +26,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import ModuleType
 
 from omegaconf import DictConfig
@@ -39,6 +41,8 @@ class _Command:
     job: str
     summary: str
     example: str
+    # The setting that plain words are the list of; none are taken if empty.
+    words: str = ""
 
 
 # Each is configs/NAME.yaml, and cluster/jobs/NAME.py with the job's dataclass, describe and run.
@@ -77,7 +81,10 @@ _COMMANDS = {
         "picpoint evaluate runs=[run] out=evaluation",
     ),
     "report": _Command(
-        "ReportJob", "write the page of an evaluation", "picpoint report evaluation=evaluation"
+        "ReportJob",
+        "write a page and its tables of runs, results, studies and records",
+        "picpoint report evaluation tuned scratch study out=report",
+        words="sources",
     ),
     "export": _Command(
         "ExportJob",
@@ -123,6 +130,7 @@ def _complain(error: BaseException) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
+    _gather_words(options)
     match options.command:
         case "shards":
             from shards.__main__ import main as shards_main
@@ -209,6 +217,25 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     return options
 
 
+def _gather_words(options: argparse.Namespace) -> None:
+    """Put plain words into the setting that they are of, where a job has one."""
+    job = _COMMANDS.get(getattr(options, "job", options.command))
+    if job is not None and job.words:
+        options.overrides = _words_as_override(options.overrides, job.words)
+
+
+def _words_as_override(arguments: Sequence[str], key: str) -> list[str]:
+    """Give plain words as the list that they are; the name of something there may hold a `=`."""
+    words = [word for word in arguments if "=" not in word or Path(word).exists()]
+    overrides = [override for override in arguments if override not in words]
+    if not words:
+        return overrides
+    if any(override.partition("=")[0] == key for override in overrides):
+        raise ConfigError(f"{words[0]}: say it once: as a word, or in {key}=[...]")
+    quoted = ",".join('"' + word.replace('"', '\\"') + '"' for word in words)
+    return [*overrides, f"{key}=[{quoted}]"]
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="picpoint", description="Pre-training of point-cloud encoders from rendered pictures."
@@ -219,7 +246,8 @@ def _parser() -> argparse.ArgumentParser:
         job = commands.add_parser(
             name, help=command.summary, description=f"{command.summary}. Try: {command.example}"
         )
-        job.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="see --cfg for the keys")
+        word = f"{command.words.upper()}|KEY=VALUE" if command.words else "KEY=VALUE"
+        job.add_argument("overrides", nargs="*", metavar=word, help="see --cfg for the keys")
         job.add_argument("--cfg", action="store_true", help="print the composed config and end")
         job.add_argument(
             "--dry-run", action="store_true", help="say what would be read, written and run"

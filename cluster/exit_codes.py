@@ -18,6 +18,7 @@ from picpoint.render.limited import ChildStartError
 from picpoint.render.meshes import MeshError
 from picpoint.render.renderer import RendererMissingError
 from picpoint.render.sources import SourceError
+from picpoint.report.training_log import LogError
 from picpoint.train.agreement import PrecisionError
 from picpoint.train.checkpoint import CheckpointError
 from picpoint.train.claim import ClaimError
@@ -60,6 +61,7 @@ _CODES: tuple[tuple[type[BaseException], int], ...] = (
     (MissingPackageError, MISSING),
     (RendererMissingError, MISSING),
     (ResultsError, MISSING),
+    (LogError, 4),
     (AlreadyInStoreError, USAGE),
     (StoreError, 5),
     (ShardError, 4),

@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
+from pydantic import TypeAdapter, ValidationError
 
 mpl.use("agg")
 from matplotlib.figure import Figure as Drawing
 
+from cluster.compose import ConfigError
 from cluster.study import Settings, StudyConfig, Value, varied_keys
 from cluster.trial import TrialResult
 from picpoint.publish import publish_bytes, publish_text
@@ -46,6 +48,40 @@ class TableRow:
     std: float | None
     done: int
     failed: int
+
+
+@dataclass(frozen=True, slots=True)
+class StudyRecord:
+    """What study.json holds.
+
+    Attributes:
+        study: what was asked.
+        table: its rows, best first.
+        trials: all of them.
+        commit: of the code that ran.
+    """
+
+    study: StudyConfig
+    table: tuple[TableRow, ...]
+    trials: tuple[TrialRow, ...]
+    commit: str
+
+
+def read_study(out: Path) -> StudyRecord:
+    """Read what came of a study.
+
+    Raises:
+        ConfigError: there is no study.json, or it is damaged.
+    """
+    path = out / RESULTS_FILE
+    try:
+        return TypeAdapter(StudyRecord).validate_json(path.read_bytes())
+    except FileNotFoundError as error:
+        raise ConfigError(
+            f"{path}: not there; run picpoint tune again, which goes on to the end of the study"
+        ) from error
+    except ValidationError as error:
+        raise ConfigError(f"{path}: damaged; run picpoint tune again, which writes it") from error
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,7 +27,7 @@ _PLACES = {
     "probe": ("data.shards", "out", "weights", "data.cache_dir"),
     "tune": ("shards", "clouds", "out"),
     "evaluate": ("runs", "out"),
-    "report": ("evaluation", "out"),
+    "report": ("sources", "out"),
     "export": ("run", "evaluation", "out"),
 }
 SUBMITTED = tuple(_PLACES)

@@ -23,7 +23,7 @@ REQUIRED = {
     "probe": ["out=o", "data.shards=s", "weights=w"],
     "tune": ["out=o"],
     "evaluate": ["out=o", "runs=[r]"],
-    "report": ["evaluation=e"],
+    "report": ["sources=[e]"],
     "export": ["run=r", "out=o", "license=other"],
     "reproduce": ["out=o", "meshes=m"],
     "demo": [],

@@ -13,6 +13,7 @@ from cluster.jobs.evaluate import EvaluateJob
 from cluster.jobs.pretrain import PretrainJob
 from cluster.jobs.render import RenderJob
 from cluster.jobs.report import ReportJob
+from picpoint.report.page import PAGE_FILE
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +26,7 @@ class DemoJob:
         render: meshes -> shards; its `out` is set by the demo.
         pretrain: shards -> checkpoints; seed, fold, shards and `out` are set by the demo.
         evaluate: checkpoints -> results.json.
-        report: results.json -> the page.
+        report: results.json -> the page and its tables.
     """
 
     out: str
@@ -50,7 +51,7 @@ def describe(job: DemoJob) -> list[str]:
     return [
         *render.describe(job.render),
         f"train  {job.seeds} seed(s), {job.pretrain.epochs} epochs each, into {job.out}/seed-N",
-        f"write  {job.out}/{evaluate.RESULTS_FILE} and {job.report.out}",
+        f"write  {job.out}/{evaluate.RESULTS_FILE} and {job.report.out}/{PAGE_FILE}",
     ]
 
 

@@ -29,6 +29,7 @@ from picpoint.evaluate.frozen_result import (
 from picpoint.model import build_point_encoder
 from picpoint.train.finetune_settings import Split, split_clouds
 from picpoint.train.pretrained import PretrainedEncoder, read_pretrained
+from picpoint.weights.cost import encoder_cost
 from shards.cloud_sets import CloudReader
 
 # Shapes that share BatchNorm statistics where those of an untrained encoder are taken.
@@ -135,6 +136,7 @@ def _probe(
                 _score(job, dataset, split, untrained, device),
                 few_shot_tuned=tuple(tuned(state=None)),
             )
+    cost = encoder_cost(pretrained.config, job.data.num_points)
     return FrozenResult(
         dataset=dataset.info.name,
         dataset_digest=dataset.reader.manifest.digest,
@@ -148,6 +150,9 @@ def _probe(
         pretrained=scores,
         random_init=random_scores,
         settings=plain(job),
+        encoder=pretrained.config.name,
+        parameters=cost.parameters,
+        usual_flops=cost.usual_flops,
     )
 
 

@@ -1,130 +1,106 @@
-"""`picpoint report`: the page of an evaluation."""
+"""`picpoint report`: one page, and its tables, of any runs, results, studies and records."""
 
 import datetime
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-import yaml
-from jaxtyping import UInt8
-
-from cluster.jobs.evaluate import RESULTS_FILE, encoded_file, load_run
-from picpoint.data.pairs import evaluation_batches
-from picpoint.data.views import choose_views, stored_views
-from picpoint.evaluate.encoded import EncodedShapes
-from picpoint.evaluate.results import Results, ResultsError, load_results
-from picpoint.evaluate.stored import load_encoded
-from picpoint.report.neighbours import keys_shown
-from picpoint.report.page import ReportData, write_report
-from picpoint.report.pictures import AnnotatedPicture
-from picpoint.report.training_log import load_log
-from picpoint.train.log import LOG_FILE
-from picpoint.train.settings import PretrainConfig
-from shards.codec import decode_picture
-from shards.reader import Request, ShardReader
+from cluster.record import commit
+from cluster.report_evaluation import read_evaluation
+from cluster.report_sources import (
+    FoundSource,
+    find_sources,
+    read_finetuning,
+    read_pretraining,
+    read_probe,
+    read_record,
+    read_study_shown,
+)
+from picpoint.report.page import (
+    JSON_FILE,
+    MARKDOWN_FILE,
+    PAGE_FILE,
+    ReportData,
+    Source,
+    write_report,
+)
 
 
 @dataclass(frozen=True, slots=True)
 class ReportJob:
-    """Which evaluation is shown, and where.
+    """What is shown, and where.
 
     Attributes:
-        evaluation: folder with results.json.
-        out: the HTML file.
-        num_sheet_shapes: held-out shapes on the contact sheet.
-        num_queries: held-out shapes whose nearest neighbours are shown.
+        sources: folders of evaluations, pre-training and fine-tuning runs, probes and studies, in
+            any mixture, and records of benchmarks or folders of them.
+        out: folder of report.html, report.md and report.json.
+        num_sheet_shapes: of an evaluation, held-out shapes on the contact sheet.
+        num_queries: of an evaluation, held-out shapes whose nearest neighbours are shown.
     """
 
-    evaluation: str
-    out: str
+    sources: tuple[str, ...]
+    out: str = "report"
     num_sheet_shapes: int = 4
     num_queries: int = 8
 
 
 def describe(job: ReportJob) -> list[str]:
     """Say what would be read and written."""
-    return [f"read   {Path(job.evaluation) / RESULTS_FILE}", f"write  {job.out}"]
+    found = find_sources(job.sources)
+    out = Path(job.out)
+    return [
+        *(f"read   {each.kind}: {each.place}" for each in found),
+        f"write  {out / PAGE_FILE}, {MARKDOWN_FILE}, {JSON_FILE}",
+    ]
 
 
 def run(job: ReportJob) -> Path:
-    """Write the page.
+    """Write the page and its tables.
 
     Raises:
-        ResultsError: there is no evaluation in that folder.
-        ShardError: the shards that the pictures come from cannot be read.
+        ResultsError: a source is not there, is nothing that a report shows, or is damaged.
+        CheckpointError, ProbeError, LogError, ConfigError: a run, probe, log or study is not
+            finished or damaged.
+        ShardError: the shards that an evaluation's pictures come from cannot be read.
     """
-    results = load_results(Path(job.evaluation) / RESULTS_FILE)
-    runs = _runs(results)
-    config = load_run(runs[0])
-    pair = load_encoded(encoded_file(job.evaluation, config.seed))
-    reader = ShardReader(config.data.shards)
-    shown = keys_shown(pair.pretrained, pair.random_init, job.num_queries)
-    data = ReportData(
-        title="picpoint: what pre-training taught",
+    found = find_sources(job.sources)
+    page = write_report(_gather(job, found), Path(job.out))
+    print(f"{page}: {len(found)} sources; the same tables in {MARKDOWN_FILE} and {JSON_FILE}")
+    return page
+
+
+def _gather(job: ReportJob, found: Sequence[FoundSource]) -> ReportData:
+    def of_kind(kind: str) -> list[Path]:
+        return [each.place for each in found if each.kind == kind]
+
+    evaluations = tuple(
+        read_evaluation(place, job.num_sheet_shapes, job.num_queries)
+        for place in of_kind("evaluation")
+    )
+    pretrainings = tuple(map(read_pretraining, of_kind("pre-training run")))
+    finetunings = tuple(map(read_finetuning, of_kind("fine-tuning run")))
+    probes = tuple(map(read_probe, of_kind("probe")))
+    studies = tuple(map(read_study_shown, of_kind("study")))
+    records = tuple(map(read_record, of_kind("record")))
+    commits = {
+        **{each.name: each.results.commit for each in evaluations},
+        **{each.name: each.commit for each in (*pretrainings, *finetunings, *probes)},
+        **{each.folder: each.commit for each in studies},
+    }
+    of_records = dict(zip(map(str, of_kind("record")), records, strict=True))
+    commits |= {place: record.commit for place, record in of_records.items()}
+    what = "what pre-training taught" if evaluations else "report"
+    return ReportData(
+        title=f"picpoint: {what}",
         created=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        results=results,
-        logs=tuple(load_log(run_dir / LOG_FILE, load_run(run_dir).seed) for run_dir in runs),
-        views=_contact_sheet(reader, config, pair.pretrained, job.num_sheet_shapes),
-        pretrained=pair.pretrained,
-        random_init=pair.random_init,
-        thumbnails=_thumbnails(reader, shown),
-        num_queries=job.num_queries,
-        config_yaml=yaml.safe_dump(dict(results.config), sort_keys=False),
+        commit=commit(),
+        sources=tuple(
+            Source(str(each.place), each.kind, commits.get(str(each.place), "")) for each in found
+        ),
+        evaluations=evaluations,
+        pretrainings=pretrainings,
+        finetunings=finetunings,
+        probes=probes,
+        studies=studies,
+        records=records,
     )
-    path = Path(job.out)
-    write_report(data, path)
-    return path
-
-
-def _runs(results: Results) -> list[Path]:
-    evaluated = results.config.get("evaluate")
-    if not isinstance(evaluated, dict) or not evaluated.get("runs"):
-        raise ResultsError("results.json names no runs; run picpoint evaluate again")
-    return [Path(run_dir) for run_dir in evaluated["runs"]]
-
-
-def _contact_sheet(
-    reader: ShardReader, config: PretrainConfig, shapes: EncodedShapes, num_shapes: int
-) -> tuple[AnnotatedPicture, ...]:
-    """Take some held-out shapes, one per class while there are, from four sides each.
-
-    The dots are the pixels of the points that a training step would have paired with that picture.
-    """
-    rows = shapes.probe_test
-    _, first_of_class = np.unique(shapes.labels[rows], return_index=True)
-    chosen = rows[np.sort(first_of_class)][:num_shapes]
-    views = choose_views(stored_views(reader), config.data.rig, 0)[:4].tolist()
-    row_of = _rows_of_keys(reader)
-    stored = np.array([row_of[shapes.keys[row]] for row in chosen.tolist()], dtype=np.int64)
-    batches = evaluation_batches(
-        reader, stored, config.data, config.data.num_points, len(chosen), views
-    )
-    return tuple(
-        AnnotatedPicture(
-            picture=batch.pictures[row, slot].permute(1, 2, 0).contiguous().numpy(),
-            pixels=batch.pixels[row, slot][batch.correspondence_mask[row, slot]].numpy(),
-            caption=f"{shapes.class_names[shapes.labels[chosen[row]]]}, view {view}",
-        )
-        for batch in batches
-        for row in range(len(chosen))
-        for slot, view in enumerate(views)
-    )
-
-
-def _thumbnails(reader: ShardReader, keys: Sequence[str]) -> dict[str, UInt8[np.ndarray, "S S 3"]]:
-    row_of = _rows_of_keys(reader)
-    # The camera that looks most nearly from the front right, a little from above.
-    view = int(np.argmax(stored_views(reader).cameras.positions @ np.array([1.0, 1.0, 2.0])))
-    pictures = {}
-    for key in keys:
-        sample = reader.read(Request(row_of[key], (view,)))
-        assert sample is not None, "a reader that fails on corrupt samples gives no None"
-        pictures[key] = decode_picture(sample.pictures[view])
-    return pictures
-
-
-def _rows_of_keys(reader: ShardReader) -> dict[str, int]:
-    """Find shapes in the manifest; an evaluation may tell of some of them only."""
-    (stored,) = reader.manifest.read_texts("key")
-    return {key: row for row, key in enumerate(stored)}

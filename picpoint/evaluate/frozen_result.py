@@ -60,6 +60,9 @@ class FrozenResult:
         statistics: of BatchNorm, of both networks: `calibrated` on the training clouds, or those
             that were `stored` with the weights; "" in a result of old, where the pre-trained one
             has stored and the other calibrated ones.
+        encoder: its kind; "" in a result of old that does not tell.
+        parameters: of the encoder; 0 likewise.
+        usual_flops: of its usual form, for one cloud forward; 0 likewise.
     """
 
     dataset: str
@@ -74,6 +77,9 @@ class FrozenResult:
     random_init: FrozenScores | None
     settings: dict[str, Any]
     statistics: Literal["", "calibrated", "stored"] = ""
+    encoder: str = ""
+    parameters: int = 0
+    usual_flops: int = 0
 
 
 def score_features(

@@ -1,322 +1,236 @@
-"""What does a reader see of a run? One HTML file that loads nothing, from one dataclass.
+"""What does a reader see of runs, studies and records? One page that loads nothing, and its tables.
 
-All text comes through jinja2's escaping; the page forbids scripts and requests by its own policy,
-so a class name can be anything.
+    report.html   the page: text through jinja2's escaping; by its own policy nothing runs but the
+                  one script that it carries, known by its hash, so a class name can be anything
+    report.md     the same tables as Markdown
+    report.json   the same tables as values
+
+A section is laid out in a file of its own; this one puts them together.
 """
 
-from collections.abc import Mapping, Sequence
+import base64
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import jinja2
-import numpy as np
-from jaxtyping import Int64, UInt8
 
-from picpoint.evaluate.encoded import UNLABELLED, EncodedShapes
-from picpoint.evaluate.results import Comparison, Results, Spread
-from picpoint.evaluate.trials import Metric
 from picpoint.publish import publish_text
-from picpoint.report.neighbours import find_neighbours
-from picpoint.report.pictures import AnnotatedPicture, data_address
-from picpoint.report.plots import (
-    CHART_LEFT,
-    CHART_RIGHT,
-    NUM_HUES,
-    LineChart,
-    LineStyle,
-    Mark,
-    Series,
-    hue_of,
-    line_chart,
-    map_2d,
-    map_method,
-    marker_path,
-    marks,
-)
-from picpoint.report.training_log import TrainingLog
+from picpoint.report.blocks import Block, Details, Paragraph, Section
+from picpoint.report.classes import class_sections
+from picpoint.report.cloud_drawing import PART_COLOURS
+from picpoint.report.comparison import comparison_sections
+from picpoint.report.evaluation import Evaluation, evaluation_sections
+from picpoint.report.finetuning import finetuning_sections
+from picpoint.report.parts import part_sections
+from picpoint.report.plane_chart import PlaneChart
+from picpoint.report.plots import NUM_HUES
+from picpoint.report.pretraining import Pretraining, pretraining_sections
+from picpoint.report.probes import Probed, probe_sections
+from picpoint.report.records import Record, record_sections
+from picpoint.report.run_groups import Finetuning
+from picpoint.report.studies import Study, study_sections
+from picpoint.report.tables import Column, Table, escape_markdown, table, to_json, to_markdown, word
 
-_TEMPLATE = "page.html"
-_VIEW_PX = 224
-_THUMBNAIL_PX = 128
-# A map of more shapes is a blot, and t-SNE takes long; the page says how many it shows.
-_MAX_MAPPED = 1_500
-_NOT_LABELLED = "no label"
+PAGE_FILE, MARKDOWN_FILE, JSON_FILE = "report.html", "report.md", "report.json"
+FORMAT_VERSION = 1
 
-_EXPLAINED: Mapping[Metric, tuple[str, str]] = {
-    "linear_probe": (
-        "Linear probe",
-        "A linear SVM, fitted on labelled pre-training shapes, names the class.",
-    ),
-    "knn": ("Nearest neighbour", "The most similar labelled pre-training shape names the class."),
-    "retrieval_picture_to_shape": (
-        "Picture to shape",
-        "A picture finds its own shape among the held-out shapes.",
-    ),
-    "retrieval_shape_to_picture": (
-        "Shape to picture",
-        "A shape finds its own picture among those from the same camera.",
-    ),
-}
-
-
-class ReportError(ValueError):
-    """The page lacks something it must show; the message says what."""
+_TEMPLATES = Path(__file__).parent / "templates"
 
 
 @dataclass(frozen=True, slots=True)
+class Source:
+    """Where something of the report came from.
+
+    Attributes:
+        place: folder or file.
+        kind: what it is.
+        commit: of the code that made it; "" where it does not say.
+    """
+
+    place: str
+    kind: str
+    commit: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ReportData:
-    """Everything that stands on the page.
+    """Everything that a report tells of.
 
     Attributes:
         title: heading of the page.
         created: when, as text.
-        results: the figures.
-        logs: training logs, one per seed.
-        views: renders with the projected visible points, for the contact sheet.
-        pretrained: what the first seed's pre-trained encoder says.
-        random_init: what it said before training.
-        thumbnails: picture by sample key, for all of `neighbours.keys_shown`.
-        num_queries: held-out shapes whose neighbours are shown.
-        config_yaml: the composed configuration.
+        commit: of the code that wrote it.
+        sources: what was given.
+        evaluations: of pre-training runs, beside the same networks untrained.
+        pretrainings: pre-training runs.
+        finetunings: fine-tuning runs.
+        probes: of frozen features.
+        studies: with all their trials.
+        records: of benchmarks.
     """
 
     title: str
     created: str
-    results: Results
-    logs: tuple[TrainingLog, ...]
-    views: tuple[AnnotatedPicture, ...]
-    pretrained: EncodedShapes
-    random_init: EncodedShapes
-    thumbnails: Mapping[str, UInt8[np.ndarray, "S S 3"]]
-    num_queries: int
-    config_yaml: str
+    commit: str
+    sources: tuple[Source, ...]
+    evaluations: tuple[Evaluation, ...] = ()
+    pretrainings: tuple[Pretraining, ...] = ()
+    finetunings: tuple[Finetuning, ...] = ()
+    probes: tuple[Probed, ...] = ()
+    studies: tuple[Study, ...] = ()
+    records: tuple[Record, ...] = ()
 
 
-def write_report(data: ReportData, path: Path) -> None:
-    """Write the page; whole or not at all.
+def write_report(data: ReportData, folder: Path) -> Path:
+    """Write the page, its Markdown and its JSON, each whole or not at all; gives the page.
 
     Raises:
         ReportError: a picture that the page needs is missing.
     """
-    publish_text(render_page(data), path)
+    sections = lay_out(data)
+    publish_text(render_page(data, sections), folder / PAGE_FILE)
+    publish_text(render_markdown(data, sections), folder / MARKDOWN_FILE)
+    publish_text(render_json(data, sections), folder / JSON_FILE)
+    return folder / PAGE_FILE
 
 
-def render_page(data: ReportData) -> str:
+def lay_out(data: ReportData) -> list[Section]:
+    """Lay out all sections in their order.
+
+    Raises:
+        ReportError: a picture that the page needs is missing.
+    """
+    many = len(data.evaluations) > 1
+    return [
+        *(
+            section
+            for place, evaluation in enumerate(data.evaluations)
+            for section in evaluation_sections(
+                evaluation,
+                suffix=f"-{place + 1}" if place else "",
+                named=evaluation.name if many else "",
+            )
+        ),
+        *comparison_sections(data.finetunings, data.probes),
+        *finetuning_sections(data.finetunings),
+        *class_sections(data.finetunings),
+        *part_sections(data.finetunings),
+        *probe_sections(data.probes),
+        *study_sections(data.studies),
+        *pretraining_sections(data.pretrainings),
+        *record_sections(data.records),
+        _sources_section(data),
+    ]
+
+
+def _sources_section(data: ReportData) -> Section:
+    columns = [Column("Source", is_long=True), Column("Kind"), Column("Commit")]
+    rows = [[word(each.place), word(each.kind), word(each.commit)] for each in data.sources]
+    kinds = {
+        "evaluation": data.evaluations,
+        "pre-training run": data.pretrainings,
+        "fine-tuning run": data.finetunings,
+        "probe": data.probes,
+        "study": data.studies,
+        "record of a benchmark": data.records,
+    }
+    missing = [kind for kind, given in kinds.items() if not given]
+    lead = f"Not given, so not shown: {', '.join(missing)}." if missing else ""
+    return Section("sources", "Sources", lead, (table("What was read", columns, rows),))
+
+
+def _verdict(data: ReportData) -> tuple[str, str]:
+    """Give the sentence that the page begins with, and one that explains it."""
+    if data.evaluations:
+        return data.evaluations[0].verdict, data.evaluations[0].extent
+    counts = [
+        (len(data.finetunings), "fine-tuning run"),
+        (len(data.probes), "probe"),
+        (len(data.studies), "study"),
+        (len(data.pretrainings), "pre-training run"),
+        (len(data.records), "record"),
+    ]
+    told = [f"{count} {_plural(name, count)}" for count, name in counts if count]
+    return (", ".join(told) or "Nothing was given") + ".", ""
+
+
+def _plural(name: str, count: int) -> str:
+    if count == 1:
+        return name
+    return f"{name[:-1]}ies" if name.endswith("y") else f"{name}s"
+
+
+def render_page(data: ReportData, sections: Sequence[Section]) -> str:
     """Fill the template."""
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        loader=jinja2.FileSystemLoader(_TEMPLATES),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.get_template(_TEMPLATE).render(
+    verdict, extent = _verdict(data)
+    script = (_TEMPLATES / "sort.js").read_text(encoding="utf-8")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return environment.get_template("page.html").render(
         data=data,
-        lines=[_figure_line(comparison) for comparison in data.results.comparisons],
-        per_seed=_per_seed(data.results),
-        verdict=_verdict(data.results.comparisons),
-        charts=_charts(data.logs),
-        chart_left=CHART_LEFT,
-        chart_right=CHART_RIGHT,
-        throughput=_median_throughput(data.logs),
-        views=[(view, data_address(view.picture, _VIEW_PX)) for view in data.views],
-        maps=_maps(data.pretrained, data.random_init),
-        legend=_legend(data.pretrained),
+        sections=sections,
+        verdict=verdict,
+        extent=extent,
+        script=script,
+        script_hash=f"sha256-{digest}",
         num_hues=NUM_HUES,
-        num_mapped=len(_mapped_rows(data.pretrained)),
-        map_method=map_method(len(_mapped_rows(data.pretrained))),
-        neighbours=_neighbour_blocks(data),
+        part_colours=[f"rgb({r} {g} {b})" for r, g, b in PART_COLOURS],
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _FigureLine:
-    """One row of the table of figures, as text, and shares for its drawing."""
-
-    title: str
-    explained: str
-    pretrained: str
-    random_init: str
-    difference: str
-    standard_error: str
-    in_standard_errors: str
-    chance: str
-    is_gain: bool
-    pretrained_percent: float
-    random_percent: float
-    chance_percent: float
+def render_markdown(data: ReportData, sections: Sequence[Section]) -> str:
+    """Give the same tables as Markdown."""
+    verdict, extent = _verdict(data)
+    lines = [f"# {escape_markdown(data.title)}", "", escape_markdown(f"{verdict} {extent}"), ""]
+    for section in sections:
+        lines += [f"## {escape_markdown(section.title)}", ""]
+        if section.lead:
+            lines += [escape_markdown(section.lead), ""]
+        for block in section.blocks:
+            lines += _markdown_of(block)
+    lines.append(f"Written {escape_markdown(data.created)} by picpoint at commit {data.commit}.")
+    return "\n".join(lines) + "\n"
 
 
-@dataclass(frozen=True, slots=True)
-class _Neighbour:
-    """A picture of a shape with its class."""
-
-    picture: str
-    class_name: str
-    same_class: bool
-
-
-@dataclass(frozen=True, slots=True)
-class _NeighbourBlock:
-    """A held-out shape and its neighbours, by encoder."""
-
-    query: _Neighbour
-    rows: tuple[tuple[str, tuple[_Neighbour, ...]], ...]
+def _markdown_of(block: Block) -> Iterator[str]:
+    match block:
+        case Paragraph():
+            yield from [escape_markdown(block.text), ""]
+        case PlaneChart():
+            yield from [escape_markdown(block.summary), ""]
+        case Details():
+            for inner in block.blocks:
+                yield from _markdown_of(inner)
+        case _:
+            yield from map(to_markdown, block.tables)
 
 
-@dataclass(frozen=True, slots=True)
-class _Map:
-    """All shapes in the plane, as one encoder sees them."""
-
-    title: str
-    marks: tuple[Mark, ...]
-
-
-def _figure_line(comparison: Comparison) -> _FigureLine:
-    title, explained = _EXPLAINED[comparison.metric]
-    difference = comparison.difference
-    multiple = difference.in_standard_errors
-    return _FigureLine(
-        title=title,
-        explained=explained,
-        pretrained=_percent(comparison.pretrained),
-        random_init=_percent(comparison.random_init),
-        difference=f"{100 * difference.mean:+.1f}".replace("-", "\N{MINUS SIGN}"),
-        standard_error=f"{100 * difference.standard_error:.1f}",
-        in_standard_errors="no spread" if multiple is None else f"{multiple:.1f} s.e.",
-        chance=f"{100 * comparison.chance:.1f}",
-        is_gain=difference.is_gain,
-        pretrained_percent=round(100 * comparison.pretrained.mean, 2),
-        random_percent=round(100 * comparison.random_init.mean, 2),
-        chance_percent=round(100 * comparison.chance, 2),
-    )
+def render_json(data: ReportData, sections: Sequence[Section]) -> str:
+    """Give the same tables as values."""
+    verdict, extent = _verdict(data)
+    told = {
+        "format_version": FORMAT_VERSION,
+        "title": data.title,
+        "verdict": f"{verdict} {extent}".strip(),
+        "created": data.created,
+        "commit": data.commit,
+        "sections": [
+            {"title": section.title, "lead": section.lead, "tables": _tables_of(section)}
+            for section in sections
+        ],
+    }
+    return json.dumps(told, indent=1, allow_nan=False) + "\n"
 
 
-def _percent(figure: Spread) -> str:
-    std = "" if figure.std is None else f" \N{PLUS-MINUS SIGN} {100 * figure.std:.1f}"
-    return f"{100 * figure.mean:.1f}{std}"
-
-
-def _verdict(comparisons: Sequence[Comparison]) -> str:
-    gains = sum(comparison.difference.is_gain for comparison in comparisons)
-    total = len(comparisons)
-    how_many = {0: "none", total: f"all {total}"}.get(gains, f"{gains}")
-    return (
-        f"Pre-training beats random initialisation by more than two standard errors on {how_many} "
-        f"{'' if gains == total else f'of {total} '}measures."
-    )
-
-
-def _per_seed(results: Results) -> list[tuple[int, list[tuple[str, str]]]]:
-    """Give (seed, (pre-trained, random init) per measure)."""
-    return [
-        (
-            result.seed,
-            [
-                (
-                    f"{100 * result.pretrained[line.metric].accuracy:.1f}",
-                    f"{100 * result.random_init[line.metric].accuracy:.1f}",
-                )
-                for line in results.comparisons
-            ],
-        )
-        for result in results.seeds
-    ]
-
-
-def _charts(logs: Sequence[TrainingLog]) -> list[LineChart]:
-    def series(name: str, style: LineStyle, figure: str) -> Series:
-        return Series(name, style, tuple(log.curve(figure) for log in logs))
-
-    return [
-        line_chart(
-            "Loss",
-            [
-                series("local", "accent", "loss_local"),
-                series("global", "ink", "loss_pooled"),
-                series("objective", "muted", "loss"),
-            ],
-        ),
-        line_chart(
-            "Retrieval within the batch, top-1",
-            [
-                series("point to pixel", "accent", "local_top1"),
-                series("shape to picture", "ink", "pooled_top1"),
-            ],
-            percent=True,
-        ),
-        line_chart("Learning rate", [series("learning rate", "ink", "lr")]),
-    ]
-
-
-def _median_throughput(logs: Sequence[TrainingLog]) -> str:
-    rates = [line.samples_per_s for log in logs for line in log.lines]
-    return f"{np.median(rates):.3g}" if rates else ""
-
-
-def _maps(pretrained: EncodedShapes, random_init: EncodedShapes) -> list[_Map]:
-    rows = _mapped_rows(pretrained)
-    labels, held_out = pretrained.labels[rows], pretrained.held_out[rows]
-    told = [
-        f"{_class_name(pretrained, row)}, {'held out' if pretrained.held_out[row] else 'seen'}: "
-        f"{pretrained.keys[row]}"
-        for row in rows.tolist()
-    ]
-    return [
-        _Map(title, marks(map_2d(shapes.features[rows]), labels, held_out, told))
-        for title, shapes in (("Pre-trained", pretrained), ("Random initialisation", random_init))
-    ]
-
-
-def _mapped_rows(shapes: EncodedShapes) -> Int64[np.ndarray, " m"]:
-    """Give all rows, or as many as the map takes, evenly spread."""
-    num_mapped = min(len(shapes.keys), _MAX_MAPPED)
-    return np.linspace(0, len(shapes.keys) - 1, num_mapped).round().astype(np.int64)
-
-
-def _legend(shapes: EncodedShapes) -> list[tuple[str, str, str]]:
-    """Give (class name, colour, marker) for the classes on the map."""
-    return [
-        (
-            _NOT_LABELLED if label == UNLABELLED else shapes.class_names[label],
-            hue_of(label),
-            marker_path(7.0, 7.0, 4.5, label),
-        )
-        for label in np.unique(shapes.labels).tolist()
-    ]
-
-
-def _class_name(shapes: EncodedShapes, row: int) -> str:
-    label = int(shapes.labels[row])
-    return _NOT_LABELLED if label == UNLABELLED else shapes.class_names[label]
-
-
-def _neighbour_blocks(data: ReportData) -> list[_NeighbourBlock]:
-    shapes = data.pretrained
-    found = find_neighbours(shapes, data.random_init, data.num_queries)
-
-    def show(row: int, query: int) -> _Neighbour:
-        return _Neighbour(
-            picture=_thumbnail(data, shapes.keys[row]),
-            class_name=_class_name(shapes, row),
-            same_class=bool(shapes.labels[row] == shapes.labels[query]),
-        )
-
-    return [
-        _NeighbourBlock(
-            query=show(query, query),
-            rows=(
-                ("Pre-trained", tuple(show(row, query) for row in of_pretrained.tolist())),
-                ("Random init", tuple(show(row, query) for row in of_random.tolist())),
-            ),
-        )
-        for query, of_pretrained, of_random in zip(
-            found.queries.tolist(), found.pretrained, found.random_init, strict=True
-        )
-    ]
-
-
-def _thumbnail(data: ReportData, key: str) -> str:
-    if key not in data.thumbnails:
-        raise ReportError(f"{key}: no thumbnail; give one for every key of neighbours.keys_shown")
-    return data_address(data.thumbnails[key], _THUMBNAIL_PX)
+def _tables_of(section: Section) -> list[dict[str, object]]:
+    tables: list[Table] = [table for block in section.blocks for table in block.tables]
+    return list(map(to_json, tables))

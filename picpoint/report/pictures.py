@@ -36,3 +36,10 @@ def data_address(picture: UInt8[np.ndarray, "S T 3"], largest_px: int) -> str:
     encoded = io.BytesIO()
     image.save(encoded, "JPEG", quality=82, optimize=True)
     return "data:image/jpeg;base64," + base64.b64encode(encoded.getvalue()).decode()
+
+
+def see_through_address(picture: UInt8[np.ndarray, "S T 4"]) -> str:
+    """Encode a picture with transparency as a `data:` address."""
+    encoded = io.BytesIO()
+    Image.fromarray(picture).save(encoded, "WEBP", quality=80, method=2)
+    return "data:image/webp;base64," + base64.b64encode(encoded.getvalue()).decode()

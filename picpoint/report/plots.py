@@ -223,14 +223,15 @@ def _ticks(
 
 
 def _path(curve: Float64[np.ndarray, "n 2"], x_scale: _Scale, y_scale: _Scale) -> str:
-    """Draw a curve, broken where a value is not finite."""
-    path, pen_down = [], False
+    """Draw a curve, broken where a value is not finite; a lone value is a dot, by its round cap."""
+    spots: list[list[str]] = [[]]
     for x, y in curve.tolist():
-        finite = math.isfinite(y)
-        if finite:
-            path.append(f"{'L' if pen_down else 'M'}{x_scale(x)} {y_scale(y)}")
-        pen_down = finite
-    return "".join(path)
+        if math.isfinite(y):
+            spots[-1].append(f"{x_scale(x)} {y_scale(y)}")
+        elif spots[-1]:
+            spots.append([])
+    lines = ["M" + "L".join(line) + ("h0" if len(line) == 1 else "") for line in spots if line]
+    return "".join(lines)
 
 
 def _summary(title: str, series: Sequence[Series], *, percent: bool) -> str:

@@ -1,7 +1,8 @@
 """How well does a task's network do on clouds that it did not learn? Measured over all ranks."""
 
+import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -33,10 +34,12 @@ class Evaluation:
         figures: by name, each 0..1; `*_voted` where probabilities of several views were added.
         confusion: row of the true class, column of the predicted one; of points, for parts
             and scenes.
+        miou_of_class: mean over the shapes of each class that occurs, for parts.
     """
 
     figures: dict[str, float]
     confusion: Int64[Tensor, "classes classes"]
+    miou_of_class: dict[str, float] = field(default_factory=dict)
 
 
 @torch.no_grad()
@@ -80,7 +83,7 @@ def evaluate(
     if voted is None:
         return measured
     with_votes = {f"{name}_voted": value for name, value in voted.result().figures.items()}
-    return Evaluation(measured.figures | with_votes, measured.confusion)
+    return replace(measured, figures=measured.figures | with_votes)
 
 
 def _views_of(
@@ -150,4 +153,6 @@ class _Tally:
             "class_miou_of_all_parts": of_all.class_miou,
             "point_accuracy": accuracy(counts),
         }
-        return Evaluation(figures, counts.cpu())
+        means = zip(self.info.class_names, (overlap[0] / shapes).tolist(), strict=True)
+        of_class = {name: mean for name, mean in means if not math.isnan(mean)}
+        return Evaluation(figures, counts.cpu(), of_class)

@@ -5,6 +5,7 @@ Ray. Besides a log and checkpoints (see picpoint/train/pretrain.py) the run's fo
 
     evaluations.jsonl      one line per evaluation
     weights.txt            what became of each pre-trained tensor
+    examples.npz           where points are labelled: see picpoint/train/examples.py
     result.json            written last: see picpoint/train/finetune_result.py
 """
 
@@ -32,6 +33,7 @@ from picpoint.train.agreement import check_same_position, check_same_precision
 from picpoint.train.checkpoint_writer import CheckpointWriter
 from picpoint.train.claim import Claim, claim_checkpoints, owner_of
 from picpoint.train.evaluation import evaluate
+from picpoint.train.examples import keep_examples
 from picpoint.train.finetune_log import EVALUATIONS_FILE, EvaluationReport, FinetuneReport
 from picpoint.train.finetune_result import write_result
 from picpoint.train.finetune_settings import (
@@ -167,7 +169,7 @@ def finetune(
             if report is not None:
                 yield report
     if step == run.total_steps and rank == 0:
-        write_result(run_dir, config, run.dataset, run.clouds, run.settings)
+        _sum_up(run)
 
 
 def _open_run(config: FinetuneConfig, run_dir: Path, device: torch.device, resume: str) -> _Run:
@@ -315,7 +317,18 @@ def _evaluate(run: _Run, epoch: int, votes: int) -> EvaluationReport:
         epoch=epoch,
         figures=measured.figures,
         confusion=measured.confusion.tolist(),
+        miou_of_class=measured.miou_of_class,
     )
+
+
+def _sum_up(run: _Run) -> None:
+    """Write what a finished run came to."""
+    network, measured = run.state.model, run.clouds.split.evaluated
+    keep_examples(
+        network, run.dataset, measured, run.config, run.precision, run.device, run.run_dir
+    )
+    parameters = sum(parameter.numel() for parameter in network.parameters())
+    write_result(run.run_dir, run.config, run.dataset, run.clouds, run.settings, parameters)
 
 
 def _report(

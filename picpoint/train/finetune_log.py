@@ -1,6 +1,6 @@
 """What does a fine-tuning run tell of itself while it goes on?"""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 EVALUATIONS_FILE = "evaluations.jsonl"
 
@@ -43,9 +43,11 @@ class EvaluationReport:
         epoch: passes over the training clouds so far.
         figures: by name, each 0..1; see picpoint/train/evaluation.py.
         confusion: rows of true classes, columns of predicted ones.
+        miou_of_class: mean over the shapes of each class, for parts.
     """
 
     samples_seen: int
     epoch: int
     figures: dict[str, float]
     confusion: list[list[int]]
+    miou_of_class: dict[str, float] = field(default_factory=dict)

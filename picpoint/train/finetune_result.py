@@ -1,7 +1,7 @@
 """What came of a fine-tuning run? result.json: everything that a table of results must say."""
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,8 @@ class FinetuneResult:
         confusion: after the last epoch.
         settings: of the run, flat, with digests of data and pre-trained weights.
         weights: where pre-trained weights came from; "" from scratch.
+        miou_of_class: after the last epoch, the mean over the shapes of each class, for `parts`.
+        parameters: of the whole network, head included; 0 in a result of old that does not tell.
     """
 
     dataset: str
@@ -57,6 +59,8 @@ class FinetuneResult:
     confusion: tuple[tuple[int, ...], ...]
     settings: dict[str, Any]
     weights: str
+    miou_of_class: dict[str, float] = field(default_factory=dict)
+    parameters: int = 0
 
 
 def write_result(
@@ -65,6 +69,7 @@ def write_result(
     dataset: Dataset,
     clouds: Clouds,
     settings: dict[str, JsonValue],
+    parameters: int,
 ) -> None:
     """Sum up the evaluations of a finished run in result.json."""
     evaluations = read_evaluations(run_dir)
@@ -86,6 +91,8 @@ def write_result(
         confusion=tuple(map(tuple, last.confusion)),
         settings=settings,
         weights=config.weights,
+        miou_of_class=last.miou_of_class,
+        parameters=parameters,
     )
     publish_text(json.dumps(asdict(result), indent=1) + "\n", run_dir / RESULT_FILE)
 

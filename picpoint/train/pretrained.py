@@ -55,11 +55,15 @@ def read_pretrained(place: str) -> PretrainedEncoder:
         for name, value in checkpoint.state["model"].items()
         if name.startswith(_PREFIX)
     }
-    return _described(place, _config_of(checkpoint.settings, place), state)
+    return _described(place, encoder_config_of(checkpoint.settings, f"weights={place}"), state)
 
 
-def _config_of(settings: Mapping[str, Any], place: str) -> PointEncoderConfig:
-    """Read the encoder's shape from the flat settings of its run."""
+def encoder_config_of(settings: Mapping[str, Any], place: str) -> PointEncoderConfig:
+    """Read the encoder's shape from the flat settings of its run.
+
+    Raises:
+        CheckpointError: this version knows no such encoder; the message begins with `place`.
+    """
     told = {
         name.removeprefix(_PREFIX): value
         for name, value in settings.items()
@@ -69,7 +73,7 @@ def _config_of(settings: Mapping[str, Any], place: str) -> PointEncoderConfig:
         return TypeAdapter(PointEncoderConfig).validate_python(told)
     except (ValidationError, ValueError) as error:
         raise CheckpointError(
-            f"weights={place}: is of no point encoder that this version knows ({error}); export it "
+            f"{place}: is of no point encoder that this version knows ({error}); export it "
             "with the version that trained it"
         ) from error
 

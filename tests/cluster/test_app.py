@@ -100,9 +100,29 @@ def test_a_broken_shard_stops_pre_training(
 
 
 def test_a_missing_evaluation(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    code, line = complaint(["report", f"evaluation={tmp_path}"], capsys)
+    code, line = complaint(["report", str(tmp_path)], capsys)
     assert code == 3
     assert "picpoint evaluate" in line
+    code, line = complaint(["report", str(tmp_path / "a=b")], capsys)
+    assert code == 2  # it is not there, so it is taken for a setting
+    code, line = complaint(["report", "nowhere", f"sources=[{tmp_path}]"], capsys)
+    assert code == 2
+    assert "once" in line
+
+
+def test_words_of_a_report_are_its_sources(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    odd = tmp_path / 'lr=0.1, "quoted"'
+    odd.mkdir()
+    (odd / "frozen.json").touch()
+    (odd / "results.json").touch()
+    assert main(["report", str(odd), "out=there", "--dry-run"]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        f"read   evaluation: {odd}",
+        f"read   probe: {odd}",
+        "write  there/report.html, report.md, report.json",
+    ]
 
 
 def test_an_evaluation_of_a_folder_that_is_no_run(

@@ -94,6 +94,17 @@ def test_a_pretraining_run_is_a_beginning(
     # The same command finds its result, and says it again.
     assert main(["finetune", *where, *TINY, "freeze=true"]) == 0
     assert "kept: finetune" in capsys.readouterr().out
+    # Both are shown in a report.
+    page = tmp_path / "report"
+    assert main(["report", str(tmp_path / "run"), str(out), f"out={page}"]) == 0
+    report = json.loads((page / "report.json").read_text())
+    tables = {table["title"]: table for part in report["sections"] for table in part["tables"]}
+    table = tables["Results of task classify"]
+    shown = dict(zip(table["columns"], table["rows"][0], strict=True))
+    result = json.loads((out / "result.json").read_text())
+    assert shown["Begins"] == "frozen, pre-trained"
+    assert shown["Accuracy"] == pytest.approx(100 * result["last"]["accuracy"])
+    assert shown["M parameters"] == pytest.approx(result["parameters"] / 1e6)
 
 
 def test_dry_run_tells_the_plan(

@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from cluster.jobs.report import _contact_sheet
+from cluster.report_evaluation import _contact_sheet
 from picpoint.data.config import DataConfig
 from picpoint.encoders.dgcnn import DgcnnConfig
 from picpoint.encoders.image import ImageEncoderConfig

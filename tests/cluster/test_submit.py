@@ -29,10 +29,10 @@ REQUIRED = {
     "probe": ["data.shards=s3://b/clouds", "out=/data/probe", "weights=/data/encoder"],
     "tune": ["shards=s3://b/shards", "clouds=s3://b/clouds", "out=/data/study"],
     "evaluate": ["runs=[/data/run]", "out=/data/evaluation"],
-    "report": ["evaluation=/data/evaluation"],
+    "report": ["sources=[/data/evaluation]", "out=/data/report"],
     "export": ["run=/data/run", "out=/data/encoder", "license=other"],
 }
-REPORT = ["submit", "report", "evaluation=/data/evaluation"]
+REPORT = ["submit", "report", "/data/evaluation", "out=/data/report"]
 
 
 @pytest.fixture(autouse=True)
@@ -136,7 +136,7 @@ def test_metadata_tell_job_and_overrides(api: JobApi) -> None:
         "job": "report",
         "commit": "unknown",  # of what the cluster has installed
         "code": "installed on the cluster",
-        "overrides_sha256": digest(["evaluation=/data/evaluation"]),
+        "overrides_sha256": digest(['sources=["/data/evaluation"]', "out=/data/report"]),
     }
     assert digest(["a=1", "b=2"]) == digest(["b=2", "a=1"]) != digest(["a=1", "b=3"])
 
@@ -231,7 +231,7 @@ def test_jobs_are_listed_only_where_they_could_be_submitted(
             ["checkpoints=c", "resume=old", "data.cache_dir=k"],
         ),
         ("evaluate", ["runs=[/a,b]", "out=/o"], ["runs=b"]),
-        ("report", ["evaluation=e"], ["evaluation=e", "out=e/report.html"]),
+        ("report", ["sources=[e,/f]"], ["sources=e", "out=report"]),
     ],
 )
 def test_relative_places_are_pointed_out(
@@ -296,11 +296,11 @@ def test_jobs_wants_an_id_where_there_is_one_job(
 
 
 def test_overrides_may_stand_behind_options(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["submit", "--dry-run", "report", "--image", "a:1", "evaluation=/e"]) == 0
+    assert main(["submit", "--dry-run", "report", "--image", "a:1", "/e"]) == 0
     captured = capsys.readouterr().out
-    assert entry_of(captured) == ["report", "evaluation=/e"]
+    assert entry_of(captured) == ["report", 'sources=["/e"]']
     assert '"image_uri": "a:1"' in captured
     with pytest.raises(SystemExit):
-        main(["submit", "report", "evaluation=/e", "--imgae", "a:1"])
+        main(["submit", "report", "/e", "--imgae", "a:1"])
     with pytest.raises(SystemExit):
         main(["flops", "more"])

@@ -72,14 +72,14 @@ def test_a_submitted_render_writes_the_set_and_says_what_it_was(
 
 
 def test_a_job_that_fails_gives_its_exit_code(cluster: HeadNode, tmp_path: Path) -> None:
-    sent = picpoint(cluster, "submit", "report", f"evaluation={tmp_path}", "--working-dir", ".")
+    sent = picpoint(cluster, "submit", "report", str(tmp_path), "--working-dir", ".")
     code, told, _ = finish(sent)
     assert code == 3
     assert "picpoint evaluate" in told  # the remedy, from the job's own log
 
 
 def test_without_the_token_nothing_is_taken(cluster: HeadNode, tmp_path: Path) -> None:
-    words = ("submit", "report", f"evaluation={tmp_path}")
+    words = ("submit", "report", str(tmp_path))
     code, _, err = finish(picpoint(cluster, *words, token=False))
     assert code == 5
     assert "asks for a token" in err

@@ -9,7 +9,8 @@ from picpoint.evaluate.encoded import EncodedShapes
 from picpoint.evaluate.probe import ProbeConfig
 from picpoint.evaluate.results import Results
 from picpoint.evaluate.seed import evaluate_seed
-from picpoint.report.page import ReportData
+from picpoint.report.evaluation import Evaluation
+from picpoint.report.page import ReportData, Source
 from picpoint.report.pictures import AnnotatedPicture
 from picpoint.report.training_log import LogLine, TrainingLog
 
@@ -70,7 +71,7 @@ def training_log(seed, num_lines=60) -> TrainingLog:
     return TrainingLog(seed, tuple(lines))
 
 
-def report_data(num_seeds=1, class_names=CLASSES, num_views=20, separation=0.6) -> ReportData:
+def evaluation_data(num_seeds=1, class_names=CLASSES, num_views=20, separation=0.6) -> Evaluation:
     pairs = [
         (encoded(separation, seed, class_names), encoded(0.15, seed + 50, class_names))
         for seed in range(num_seeds)
@@ -83,9 +84,8 @@ def report_data(num_seeds=1, class_names=CLASSES, num_views=20, separation=0.6) 
         config={},
     )
     pretrained, random_init = pairs[0]
-    return ReportData(
-        title="picpoint demo",
-        created="2026-01-02 03:04 UTC",
+    return Evaluation(
+        name="runs/demo",
         results=results,
         logs=tuple(training_log(seed) for seed in range(num_seeds)),
         views=tuple(picture(seed) for seed in range(num_views)),
@@ -94,4 +94,15 @@ def report_data(num_seeds=1, class_names=CLASSES, num_views=20, separation=0.6) 
         thumbnails={key: picture(i, 128).picture for i, key in enumerate(pretrained.keys)},
         num_queries=8,
         config_yaml="optim:\n  lr: 0.001\ndata:\n  views: 4\n  shards: runs/demo/shards\n" * 6,
+    )
+
+
+def report_data(**options) -> ReportData:
+    """A report of an evaluation alone."""
+    return ReportData(
+        title="picpoint demo",
+        created="2026-01-02 03:04 UTC",
+        commit="0123abc",
+        sources=(Source("runs/demo", "evaluation", "0123abc"),),
+        evaluations=(evaluation_data(**options),),
     )

@@ -1,13 +1,16 @@
+import base64
+import hashlib
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
 import pytest
-from synthetic_report import CLASSES, report_data
+from synthetic_report import CLASSES, evaluation_data, report_data
 
+from picpoint.report.neighbour_pictures import ReportError
 from picpoint.report.neighbours import find_neighbours, keys_shown
-from picpoint.report.page import ReportError, render_page, write_report
+from picpoint.report.page import Source, lay_out, render_page, write_report
 
 # Elements that HTML closes by itself.
 VOID = {"meta", "link", "img", "input", "br", "hr"}
@@ -40,19 +43,37 @@ class Page(HTMLParser):
         return [attributes for name, attributes in self.tags if name == tag]
 
 
+def render(data):
+    return render_page(data, lay_out(data))
+
+
+def with_evaluation(data, **changes):
+    return replace(data, evaluations=(replace(data.evaluations[0], **changes),))
+
+
 @pytest.fixture(scope="module")
 def data():
     return report_data()
 
 
 @pytest.fixture(scope="module")
-def page(data):
-    return Page(render_page(data))
+def evaluation(data):
+    return data.evaluations[0]
 
 
-def test_the_page_shows_every_figure(data, page):
+@pytest.fixture(scope="module")
+def html(data):
+    return render(data)
+
+
+@pytest.fixture(scope="module")
+def page(html):
+    return Page(html)
+
+
+def test_the_page_shows_every_figure(evaluation, page):
     text = " ".join(" ".join(page.text).split())
-    for comparison in data.results.comparisons:
+    for comparison in evaluation.results.comparisons:
         assert f"{100 * comparison.pretrained.mean:.1f}" in text
         assert f"{100 * comparison.random_init.mean:.1f}" in text
         difference = comparison.difference
@@ -65,47 +86,50 @@ def test_the_page_shows_every_figure(data, page):
 
 def test_the_page_loads_nothing(page):
     for tag, attributes in page.tags:
-        assert tag not in {"script", "iframe", "object", "embed", "base", "form", "use", "image"}
+        assert tag not in {"iframe", "object", "embed", "base", "form", "use", "image"}
         for name in ("src", "href", "srcset", "poster", "action", "xlink:href"):
-            assert attributes.get(name, "data:").startswith("data:"), (tag, attributes)
+            assert attributes.get(name, "data:").startswith(("data:", "#")), (tag, attributes)
         assert not any(name.startswith("on") for name in attributes)
     style = "".join(page.text)
     assert "url(" not in style
     assert "@import" not in style
 
 
-def test_the_policy_forbids_scripts_and_requests(page):
+def test_the_policy_forbids_requests_and_all_scripts_but_its_own(html, page):
     policies = [a for a in page.all("meta") if a.get("http-equiv") == "Content-Security-Policy"]
     directives = [part.strip() for part in policies[0]["content"].split(";")]
+    (script,) = re.findall(r"<script>(.*?)</script>", html, re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     assert directives[0] == "default-src 'none'"
     assert set(directives[1:]) == {
         "style-src 'unsafe-inline'",
         "img-src data:",
+        f"script-src 'sha256-{digest}'",
         "base-uri 'none'",
         "form-action 'none'",
     }
+    assert page.all("script") == [{}]
 
 
-def test_everything_from_data_is_escaped(data):
+def test_everything_from_an_evaluation_is_escaped():
     evil = "<script>alert(1)</script>"
     quoted = '"><img src=x onerror=alert(1)>'
     poisoned = report_data(class_names=(evil, quoted, "chair"))
-    html = render_page(
-        replace(
-            poisoned,
-            title=evil,
-            created=evil,
-            config_yaml=evil,
-            views=(replace(poisoned.views[0], caption=quoted),),
-            results=replace(
-                poisoned.results, versions={evil: evil}, seconds={evil: 1.0}, commit=evil
-            ),
-        )
+    evaluation = poisoned.evaluations[0]
+    changed = with_evaluation(
+        poisoned,
+        config_yaml=evil,
+        views=(replace(evaluation.views[0], caption=quoted),),
+        results=replace(
+            evaluation.results, versions={evil: evil}, seconds={evil: 1.0}, commit=evil
+        ),
     )
-    assert "<script" not in html
+    sources = (Source(quoted, evil, evil),)
+    html = render(replace(changed, title=evil, created=evil, commit=evil, sources=sources))
+    assert html.count("<script") == 1
     assert "<img src=x" not in html
     page = Page(html)
-    assert page.all("script") == []
+    assert page.all("script") == [{}]
     assert all("onerror" not in attributes for _, attributes in page.tags)
     assert html.count("&lt;script&gt;alert(1)&lt;/script&gt;") > 6
 
@@ -123,41 +147,43 @@ def test_every_picture_and_plot_has_words(page):
 
 def test_the_verdict_follows_the_differences(data):
     assert "on all 4 measures." in verdict(data)
-    same = replace(data.results.seeds[0], pretrained=data.results.seeds[0].random_init)
-    assert "on none of 4 measures." in verdict(
-        replace(data, results=replace(data.results, seeds=(same,)))
-    )
+    results = data.evaluations[0].results
+    same = replace(results.seeds[0], pretrained=results.seeds[0].random_init)
+    changed = with_evaluation(data, results=replace(results, seeds=(same,)))
+    assert "on none of 4 measures." in verdict(changed)
 
 
 def verdict(data):
-    return re.search(r'class="verdict">(.*?)</p>', render_page(data)).group(1)
+    return re.search(r'class="verdict">(.*?)</p>', render(data)).group(1)
 
 
 def test_seeds_show_their_spread_and_each_figure():
     data = report_data(num_seeds=3, num_views=1)
-    text = " ".join(" ".join(Page(render_page(data)).text).split())
-    first = data.results.comparisons[0]
+    text = " ".join(" ".join(Page(render(data)).text).split())
+    results = data.evaluations[0].results
+    first = results.comparisons[0]
     assert f"{100 * first.pretrained.mean:.1f} ± {100 * first.pretrained.std:.1f}" in text
     assert "Each seed" in text
-    for seed in data.results.seeds:
+    for seed in results.seeds:
         figures = [side["knn"].accuracy for side in (seed.pretrained, seed.random_init)]
-        assert f"{100 * figures[0]:.1f} / {100 * figures[1]:.1f}" in text
+        assert f"{100 * figures[0]:.1f} random init {100 * figures[1]:.1f}" in text
 
 
 def test_the_page_stays_small(data, tmp_path):
     rng = np.random.default_rng(0)
     noisy = [
         replace(view, picture=rng.integers(0, 256, (224, 224, 3), dtype=np.uint8))
-        for view in data.views
+        for view in data.evaluations[0].views
     ]
-    write_report(replace(data, views=tuple(noisy * 2)), tmp_path / "report.html")
+    write_report(with_evaluation(data, views=tuple(noisy * 2)), tmp_path)
     # Noise is the worst picture for JPEG: real renders take a fifth.
     assert (tmp_path / "report.html").stat().st_size < 4e6
-    assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {"report.html", "report.md", "report.json"}
 
 
-def test_dots_lie_where_the_points_are_seen(data, page):
-    view = data.views[3]
+def test_dots_lie_where_the_points_are_seen(evaluation, page):
+    view = evaluation.views[3]
     drawn = [a["d"] for a in page.all("path") if a.get("class") == "dot"][3]
     pixels = [tuple(map(float, spot)) for spot in re.findall(r"M([\d.]+) ([\d.]+)h0", drawn)]
     np.testing.assert_allclose(pixels, view.pixels, atol=0.051)
@@ -165,7 +191,8 @@ def test_dots_lie_where_the_points_are_seen(data, page):
     assert set(frames) == {"0 0 224 224"}
 
 
-def test_neighbours_are_marked_by_their_class(data, page):
+def test_neighbours_are_marked_by_their_class(evaluation, page):
+    data = evaluation
     rows = find_neighbours(data.pretrained, data.random_init, data.num_queries)
     labels = data.pretrained.labels
     same = sum(
@@ -177,21 +204,31 @@ def test_neighbours_are_marked_by_their_class(data, page):
     assert len(shown) == 11 * data.num_queries
 
 
-def test_queries_are_the_first_of_every_class_and_neighbours_are_pre_training_shapes(data):
+def test_queries_are_the_first_of_every_class_and_neighbours_are_pre_training_shapes(evaluation):
+    data = evaluation
     rows = find_neighbours(data.pretrained, data.random_init, len(CLASSES) + 2)
     assert data.pretrained.labels[rows.queries].tolist() == [*range(len(CLASSES)), 0, 1]
     assert data.pretrained.held_out[rows.queries].all()
     assert not data.pretrained.held_out[rows.pretrained].any()
 
 
-def test_a_missing_thumbnail_is_named(data):
-    needed = keys_shown(data.pretrained, data.random_init, data.num_queries)
-    render_page(replace(data, thumbnails={key: data.thumbnails[key] for key in needed}))
-    lacking = {key: data.thumbnails[key] for key in needed[1:]}
+def test_a_missing_thumbnail_is_named(data, evaluation):
+    needed = keys_shown(evaluation.pretrained, evaluation.random_init, evaluation.num_queries)
+    thumbnails = evaluation.thumbnails
+    lay_out(with_evaluation(data, thumbnails={key: thumbnails[key] for key in needed}))
+    lacking = {key: thumbnails[key] for key in needed[1:]}
     with pytest.raises(ReportError, match=needed[0]):
-        render_page(replace(data, thumbnails=lacking))
+        lay_out(with_evaluation(data, thumbnails=lacking))
 
 
 def test_a_page_without_logs_or_views_is_still_a_page(data):
-    bare = Page(render_page(replace(data, logs=(), views=())))
-    assert len(bare.all("h2")) == 6
+    bare = Page(render(with_evaluation(data, logs=(), views=())))
+    assert len(bare.all("h2")) == 7
+
+
+def test_two_evaluations_are_told_apart(data):
+    second = replace(evaluation_data(num_views=1), name="runs/other")
+    page = Page(render(replace(data, evaluations=(*data.evaluations, second))))
+    anchors = [attributes["id"] for attributes in page.all("h2")]
+    assert len(set(anchors)) == len(anchors) == 13
+    assert "Figures (runs/other)" in " ".join(page.text)

@@ -44,7 +44,7 @@ def test_values_lie_level_with_their_ticks():
 
 def test_a_value_that_is_not_finite_leaves_a_gap():
     path = chart([1.0, 2.0, np.nan, 4.0, np.inf, 1.0]).series[0].paths[0]
-    assert re.sub(r"[-\d. ]", "", path) == "MLMM"
+    assert re.sub(r"[-\d. ]", "", path) == "MLMhMh"
     assert "nan" not in path
 
 

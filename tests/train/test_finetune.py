@@ -19,6 +19,7 @@ from picpoint.model import build_point_encoder
 from picpoint.scores import scene_figures
 from picpoint.train.checkpoint import CheckpointError, newest_checkpoint
 from picpoint.train.claim import ClaimError
+from picpoint.train.examples import load_examples
 from picpoint.train.finetune import WEIGHTS_FILE, finetune
 from picpoint.train.finetune_log import FinetuneReport
 from picpoint.train.finetune_result import read_evaluations, read_result
@@ -103,10 +104,13 @@ def test_solids_are_learnt_from_scratch(train: Run, tmp_path: Path, encoder: obj
 def test_parts_are_learnt(train: Run, tmp_path: Path, encoder: object) -> None:
     settings = {"epochs": 30, "eval_every": 30, "label_smoothing": 0.0}
     train(task="parts", point_encoder=encoder, optim=OptimConfig(lr=1e-2), **settings)
-    last = read_result(tmp_path / "run").last
+    result = read_result(tmp_path / "run")
+    last = result.last
     # An object that is all one part scores 0.25: half of it is right, the other part is missed.
     assert last["instance_miou"] > 0.55
     assert last["class_miou"] == pytest.approx(last["instance_miou"])
+    assert list(result.miou_of_class) == list(CLASSES)
+    assert sum(result.miou_of_class.values()) / 3 == pytest.approx(last["class_miou"])
     assert last["instance_miou_of_all_parts"] <= last["instance_miou"] + 1e-9
 
 
@@ -180,6 +184,39 @@ def test_scenes_in_other_units_or_of_other_sets_are_refused(
         train(task="scenes", data=dataclasses.replace(rooms_data, normalise="unit_sphere"))
     with pytest.raises(DatasetError, match="does not say what things"):
         train(task="scenes", data=CloudDataConfig(shards=str(solids), normalise="none"))
+
+
+@pytest.mark.parametrize("encoder", [DGCNN, POINTNEXT], ids=["dgcnn", "pointnext"])
+def test_clouds_are_kept_with_their_labels_and_what_was_said_of_them(
+    train: Run, tmp_path: Path, encoder: object
+) -> None:
+    train(task="parts", point_encoder=encoder, epochs=1)
+    kept = load_examples(tmp_path / "run")
+    # The first of every class, then the second of every class.
+    assert [cloud.class_name for cloud in kept] == [*CLASSES, *CLASSES, *CLASSES[:2]]
+    assert len({cloud.key for cloud in kept}) == 8
+    for cloud in kept:
+        first, end = INFO.parts_of_class[cloud.class_name]
+        assert cloud.points.shape == (48, 3)
+        assert set(cloud.truth.tolist()) == {first, first + 1}
+        assert first <= cloud.predicted.min() <= cloud.predicted.max() < end
+        # Points and labels belong together: the second part lies above the first.
+        low, high = (cloud.points[cloud.truth == first + part, 1] for part in (0, 1))
+        assert low.max() < high.min()
+    result = read_result(tmp_path / "run")
+    assert result.parameters == sum(
+        value.numel()
+        for name, value in weights(tmp_path / "run").items()
+        if not name.endswith(("running_mean", "running_var", "num_batches_tracked"))
+    )
+
+
+def test_a_task_without_labels_of_points_keeps_no_clouds(train: Run, tmp_path: Path) -> None:
+    train(epochs=1)
+    assert load_examples(tmp_path / "run") == ()
+    (tmp_path / "run" / "examples.npz").write_bytes(b"no archive")
+    with pytest.raises(CheckpointError, match="damaged"):
+        load_examples(tmp_path / "run")
 
 
 @pytest.mark.parametrize("encoder", [DGCNN, POINTNEXT], ids=["dgcnn", "pointnext"])
