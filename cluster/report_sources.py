@@ -75,8 +75,8 @@ def _sources_at(place: Path) -> Iterator[FoundSource]:
         _load_record(place)
         yield FoundSource(place, "record")
         return
-    marked = [kind for name, kind in _MARKS.items() if (place / name).exists()]
-    kinds: list[Kind] = list(dict.fromkeys(marked))
+    marked: list[Kind] = [kind for name, kind in _MARKS.items() if (place / name).exists()]
+    kinds = list(dict.fromkeys(marked))
     records = [] if kinds else [path for path in sorted(place.glob("*.json")) if _is_record(path)]
     if not kinds and not records:
         raise ResultsError(

@@ -197,7 +197,8 @@ def render_markdown(data: ReportData, sections: Sequence[Section]) -> str:
             lines += [escape_markdown(section.lead), ""]
         for block in section.blocks:
             lines += _markdown_of(block)
-    lines.append(f"Written {escape_markdown(data.created)} by picpoint at commit {data.commit}.")
+    written = f"Written {data.created} by picpoint at commit {data.commit}."
+    lines.append(escape_markdown(written))
     return "\n".join(lines) + "\n"
 
 

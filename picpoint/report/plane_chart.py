@@ -1,27 +1,17 @@
 """Where do dots, lines and bars of a chart of two quantities go? Geometry only, as in plots.py."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-import numpy as np
-from matplotlib.ticker import LogLocator, MaxNLocator
-
-from picpoint.report.plots import Tick, format_count, hue_of, marker_path
+from picpoint.report.axes import Axis, Place, axis_of, number_axis
+from picpoint.report.plots import Tick, hue_of, marker_path
 from picpoint.report.tables import Table
 
 WIDTH, HEIGHT = 360.0, 240.0
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46.0, 348.0, 10.0, 200.0
 # Between the lines of labels, so that none is written over another.
 _LINE, _LETTER = 9.5, 5.0
-# Between the frame and the first and last value along the bottom.
-_MARGIN = 10.0
-# Larger over smaller: an axis with more than that is drawn in orders of magnitude.
-_LOG_FROM = 20.0
-
-# A number, or the name of a choice.
-Place = float | str
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,29 +153,6 @@ class PlaneChart:
         return ()
 
 
-@dataclass(frozen=True, slots=True)
-class _Axis:
-    """A map from values to places along an axis, and its ticks."""
-
-    ticks: tuple[Tick, ...]
-    low: float
-    high: float
-    start: float
-    end: float
-    is_log: bool = False
-    names: tuple[str, ...] = ()
-
-    def __call__(self, value: Place) -> float:
-        if isinstance(value, str):
-            share = (self.names.index(value) + 0.5) / len(self.names)
-        elif self.is_log:
-            span = math.log(self.high / self.low)
-            share = math.log(value / self.low) / span
-        else:
-            share = (value - self.low) / (self.high - self.low)
-        return round(self.start + share * (self.end - self.start), 1)
-
-
 def plane_chart(
     title: str, x_title: str, y_title: str, series: Sequence[DotSeries], summary: str
 ) -> PlaneChart:
@@ -204,7 +171,10 @@ def plane_chart(
         mean.y + sign * mean.std for one in series for mean in one.means for sign in (-1, 1)
     ]
     assert places, f"{title}: nothing to draw"
-    x_axis, y_axis = _x_axis(places), _number_axis(heights, _BOTTOM, _TOP, is_log=False)
+    x_axis, y_axis = (
+        axis_of(places, _LEFT, _RIGHT),
+        number_axis(heights, _BOTTOM, _TOP, is_log=False),
+    )
     is_number = not x_axis.names
     return PlaneChart(
         title=title,
@@ -218,7 +188,7 @@ def plane_chart(
     )
 
 
-def _draw(series: DotSeries, x_axis: _Axis, y_axis: _Axis, joined: bool) -> DrawnDots:
+def _draw(series: DotSeries, x_axis: Axis, y_axis: Axis, joined: bool) -> DrawnDots:
     spots = [(x_axis(mean.x), y_axis(mean.y)) for mean in series.means]
     ends = [
         (x_axis(mean.x), y_axis(mean.y - mean.std), y_axis(mean.y + mean.std))
@@ -246,7 +216,7 @@ def _draw(series: DotSeries, x_axis: _Axis, y_axis: _Axis, joined: bool) -> Draw
     )
 
 
-def _labels(dots: Sequence[Dot], x_axis: _Axis, y_axis: _Axis) -> tuple[Label, ...]:
+def _labels(dots: Sequence[Dot], x_axis: Axis, y_axis: Axis) -> tuple[Label, ...]:
     """Write labels beside their dots, on the side with more room, none over another."""
     middle = (_LEFT + _RIGHT) / 2
     placed: list[Label] = []
@@ -263,53 +233,3 @@ def _labels(dots: Sequence[Dot], x_axis: _Axis, y_axis: _Axis) -> tuple[Label, .
 def _are_over_one_another(one: Label, other: Label) -> bool:
     (left, right), (other_left, other_right) = one.span, other.span
     return abs(one.y - other.y) < _LINE and left < other_right and other_left < right
-
-
-def _x_axis(places: Sequence[Place]) -> _Axis:
-    if any(isinstance(place, str) for place in places):
-        names = tuple(dict.fromkeys(str(place) for place in places))
-        width = (_RIGHT - _LEFT) / len(names)
-        ticks = tuple(
-            Tick(round(_LEFT + (place + 0.5) * width, 1), _shortened(name, width))
-            for place, name in enumerate(names)
-        )
-        return _Axis(ticks, 0.0, 1.0, _LEFT, _RIGHT, names=names)
-    numbers = [float(place) for place in places]
-    is_log = min(numbers) > 0 and max(numbers) / min(numbers) > _LOG_FROM
-    return _number_axis(numbers, _LEFT + _MARGIN, _RIGHT - _MARGIN, is_log)
-
-
-def _number_axis(values: Sequence[float], start: float, end: float, is_log: bool) -> _Axis:
-    low, high = min(values), max(values)
-    if is_log:
-        low, high = low / 1.3, high * 1.3
-        ticks = _log_ticks(low, high)
-    else:
-        if low == high:
-            low, high = low - (abs(low) * 0.1 or 0.5), high + (abs(high) * 0.1 or 0.5)
-        locator = MaxNLocator(nbins=5, steps=[1, 2, 2.5, 5, 10])
-        ticks = np.asarray(locator.tick_values(low, high)).tolist()
-        low, high = ticks[0], ticks[-1]
-    axis = _Axis((), low, high, start, end, is_log)
-    told = tuple(Tick(axis(tick), _tick_label(tick)) for tick in ticks)
-    return _Axis(told, low, high, start, end, is_log)
-
-
-def _log_ticks(low: float, high: float) -> list[float]:
-    for subs in ((1.0,), (1.0, 3.0), (1.0, 2.0, 5.0)):
-        found = LogLocator(base=10, subs=subs).tick_values(low, high)
-        inside = [float(tick) for tick in found if low <= tick <= high]
-        if len(inside) >= 3:
-            return inside
-    return inside or [low, high]
-
-
-def _tick_label(value: float) -> str:
-    value = float(f"{value:.6g}")
-    return format_count(value) if abs(value) >= 1000 or value == 0 else f"{value:g}"
-
-
-def _shortened(name: str, width: float) -> str:
-    """Cut a name to what fits under its place."""
-    most = max(4, int(width / 5.2))
-    return name if len(name) <= most else name[: most - 1] + "\N{HORIZONTAL ELLIPSIS}"

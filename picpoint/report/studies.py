@@ -4,8 +4,9 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from picpoint.report.axes import Place
 from picpoint.report.blocks import Block, Paragraph, Section
-from picpoint.report.plane_chart import Dot, DotSeries, Mean, Place, PlaneChart, plane_chart
+from picpoint.report.plane_chart import Dot, DotSeries, Mean, PlaneChart, plane_chart
 from picpoint.report.tables import NOTHING, Cell, Column, Table, number, table, word
 
 Setting = str | int | float | bool

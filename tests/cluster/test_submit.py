@@ -258,7 +258,7 @@ def test_a_log_that_breaks_off_is_shown_once_and_whole(
 ) -> None:
     api.breaks_at = breaks_at
     assert main([*REPORT, "--address", api.at_loopback, "--submission-id", "x"]) == 0
-    _, _, log = capsys.readouterr().out.partition("evaluation=/data/evaluation\n")
+    _, _, log = capsys.readouterr().out.partition("""'sources=["/data/evaluation"]'\n""")
     assert log == LOG
 
 

@@ -1,5 +1,6 @@
 import base64
 import hashlib
+import json
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -7,10 +8,28 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 from synthetic_report import CLASSES, evaluation_data, report_data
+from synthetic_results import (
+    finetuning,
+    full_report,
+    parts_run,
+    pretraining,
+    probed,
+    record,
+    study,
+)
 
 from picpoint.report.neighbour_pictures import ReportError
 from picpoint.report.neighbours import find_neighbours, keys_shown
-from picpoint.report.page import Source, lay_out, render_page, write_report
+from picpoint.report.page import (
+    ReportData,
+    Source,
+    lay_out,
+    render_json,
+    render_markdown,
+    render_page,
+    write_report,
+)
+from picpoint.report.tables import escape_markdown
 
 # Elements that HTML closes by itself.
 VOID = {"meta", "link", "img", "input", "br", "hr"}
@@ -132,6 +151,49 @@ def test_everything_from_an_evaluation_is_escaped():
     assert page.all("script") == [{}]
     assert all("onerror" not in attributes for _, attributes in page.tags)
     assert html.count("&lt;script&gt;alert(1)&lt;/script&gt;") > 6
+
+
+def test_everything_from_results_is_escaped_on_the_page_and_in_markdown():
+    evil = "<script>alert(1)</script>"
+    quoted = '"><img src=x onerror=alert(1)>'
+    data = ReportData(
+        title=evil,
+        created=evil,
+        commit=evil,
+        sources=(Source(quoted, evil, evil),),
+        pretrainings=(pretraining(evil),),
+        finetunings=(
+            finetuning(evil, class_names=(evil, quoted, "chair"), dataset=quoted, encoder=evil),
+            parts_run(quoted, class_names=(evil, quoted, "cap"), part_names=(evil, quoted) * 3),
+        ),
+        probes=(probed(evil, dataset=evil),),
+        studies=(study(evil, folder=quoted, reason=evil),),
+        records=(record(evil, {evil: {quoted: evil}}),),
+    )
+    sections = lay_out(data)
+    html, markdown = render_page(data, sections), render_markdown(data, sections)
+    assert html.count("<script") == 1
+    assert all("onerror" not in attributes for _, attributes in Page(html).tags)
+    assert html.count("&lt;script&gt;alert(1)&lt;/script&gt;") > 30
+    assert "<" not in markdown
+    told = json.loads(render_json(data, sections))
+    assert evil in json.dumps(told)
+    titles = [table["title"] for part in told["sections"] for table in part["tables"]]
+    assert all(f"**{escape_markdown(title)}**" in markdown for title in titles)
+
+
+def test_every_section_of_a_full_page_has_words_for_what_is_drawn():
+    data = full_report()
+    page = Page(render(data))
+    assert all(attributes.get("alt") for attributes in page.all("img"))
+    for attributes in page.all("svg"):
+        assert attributes.get("aria-label") or attributes.get("aria-hidden") == "true"
+    anchors = [attributes["id"] for attributes in page.all("h2")]
+    assert len(set(anchors)) == len(anchors)
+    links = {attributes["href"] for attributes in page.all("a")}
+    assert links == {f"#{anchor}" for anchor in anchors}
+    levels = [int(tag[1]) for tag, _ in page.tags if re.fullmatch(r"h[1-6]", tag)]
+    assert max(np.diff(levels)) <= 1
 
 
 def test_every_picture_and_plot_has_words(page):
