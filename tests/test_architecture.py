@@ -20,7 +20,7 @@ MAY_IMPORT = {
     "render": {"geometry", "ops", "shards"},
     "assets": {"render"},
     "data": {"batch", "geometry", "ops", "shards"},
-    "datasets": {"data", "geometry", "render", "shards"},
+    "datasets": {"data", "geometry", "ops", "render", "shards"},
     "encoders": {"batch", "geometry", "ops", "optional"},
     "features": {"batch", "data", "encoders", "ops", "shards"},
     "heads": {"batch", "geometry", "ops"},

@@ -30,7 +30,7 @@ POINTNEXT = PointNextConfig(
     width=4, strides=(2, 2), blocks=(0, 1), radius=0.6, num_neighbours=6, local_stage=1
 )
 TASKS = FrozenConfig(ways=(2,), shots=(5,), queries=4, trials=2)
-TUNED = TunedConfig(epochs=25, batch=4, optim=OptimConfig(lr=1e-2))
+TUNED = TunedConfig(epochs=20, batch=16, optim=OptimConfig(lr=1e-2))
 CPU = torch.device("cpu")
 
 
@@ -43,15 +43,18 @@ def clouds(tmp_path_factory: pytest.TempPathFactory) -> Clouds:
 
 
 @pytest.mark.parametrize("encoder", [DGCNN, POINTNEXT], ids=["dgcnn", "pointnext"])
-def test_networks_learn_their_tasks_and_the_same_again(
-    clouds: Clouds, encoder: DgcnnConfig | PointNextConfig
-) -> None:
+def test_networks_learn_their_tasks(clouds: Clouds, encoder: DgcnnConfig | PointNextConfig) -> None:
     told = list[str]()
     (score,) = few_shot_tuned(encoder, None, clouds, TASKS, TUNED, CPU, told.append)
     assert (score.ways, score.shots, score.trials) == (2, 5, 2)
     assert score.mean > 0.8  # chance is a half
     assert told[-1] == "2-way 5-shot, task 2 of 2"
-    assert few_shot_tuned(encoder, None, clouds, TASKS, TUNED, CPU) == [score]
+
+
+def test_the_same_again_gives_the_same(clouds: Clouds) -> None:
+    one, short = dataclasses.replace(TASKS, trials=1), dataclasses.replace(TUNED, epochs=2, batch=4)
+    first = few_shot_tuned(DGCNN, None, clouds, one, short, CPU)
+    assert first == few_shot_tuned(DGCNN, None, clouds, one, short, CPU)
 
 
 def test_pretrained_weights_are_where_they_begin(clouds: Clouds) -> None:
