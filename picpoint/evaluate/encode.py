@@ -169,7 +169,8 @@ def encode_run(
         encoded.append(_describe(rows, reader.manifest, told_of, held_out))
         others.append(other.numpy())
     unseen = OtherPictures(np.array(views.seen), *others) if views.others else None
-    return EncodedPair(*encoded, unseen)
+    pretrained, random_init = encoded
+    return EncodedPair(pretrained, random_init, unseen)
 
 
 def _choose_views(run: PretrainConfig, reader: ShardReader, config: EncodeConfig) -> _Views:

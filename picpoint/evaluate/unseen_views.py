@@ -105,7 +105,8 @@ def _of_groups(
     is_trained = np.zeros_like(shapes.held_out)
     is_trained[trained] = True
     gaps: dict[ShapeGroup, ViewGap] = {}
-    for group, asked in (("held_out", shapes.held_out), ("trained", is_trained)):
+    asked_of: dict[ShapeGroup, np.ndarray] = {"held_out": shapes.held_out, "trained": is_trained}
+    for group, asked in asked_of.items():
         # Retrieval is among the shapes that are marked.
         of_seen, of_others = (
             replace(shapes, held_out=asked, picture_embeddings=pictures)
