@@ -7,7 +7,7 @@ from typing import Literal
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Bool, Float, Float32, Int64
 from torch import Tensor
 
 from picpoint.batch import ImageFeatures, move_batch
@@ -160,7 +160,8 @@ def encode_run(
     dealt = deal_to_ghosts(np.flatnonzero(~held_out), run.ghost_batch, run.seed)
     # Statistics are of the cameras that every evaluation looks from.
     known = replace(shapes, pictures=shapes.pictures[:, : len(views.usual)])
-    encoded, others = [], []
+    encoded: list[EncodedShapes] = []
+    others: list[Float32[np.ndarray, "n U D"]] = []
     for network in (trained.model, untrained.model):
         calibrate(network, lambda rows, of=network: _embed(of, known, rows, device), dealt)
         rows = _encode(network.eval(), shapes, config.batch_size, device)
@@ -168,8 +169,9 @@ def encode_run(
         rows = replace(rows, picture_embeddings=usual)
         encoded.append(_describe(rows, reader.manifest, told_of, held_out))
         others.append(other.numpy())
+    pretrained, random_init = encoded
     unseen = OtherPictures(np.array(views.seen), *others) if views.others else None
-    return EncodedPair(*encoded, unseen)
+    return EncodedPair(pretrained, random_init, unseen)
 
 
 def _choose_views(run: PretrainConfig, reader: ShardReader, config: EncodeConfig) -> _Views:

@@ -29,7 +29,7 @@ from pydantic import TypeAdapter
 
 from picpoint.evaluate.seed import SeedResult, ShapeCounts, chance_of
 from picpoint.evaluate.trials import METRICS, Metric, PairedDifference, Trials, paired_difference
-from picpoint.evaluate.unseen_views import UnseenViews
+from picpoint.evaluate.unseen_views import ShapeGroup, UnseenViews
 from picpoint.publish import publish_text
 
 FORMAT_VERSION = 1
@@ -222,7 +222,8 @@ def _views_table(results: Results) -> list[str]:
         f"retrieval picture -> shape, of {first.num_shapes} shapes, from {first.num_seen} cameras "
         f"of pre-training / from {first.num_unseen} others, %",
     ]
-    for group, title in (("held_out", "held-out shapes"), ("trained", "trained shapes")):
+    titles: dict[ShapeGroup, str] = {"held_out": "held-out shapes", "trained": "trained shapes"}
+    for group, title in titles.items():
         cells = [
             f"{name} {100 * float(np.mean([gap.seen for gap in gaps])):.1f} / "
             f"{100 * float(np.mean([gap.unseen for gap in gaps])):.1f}"
