@@ -69,7 +69,8 @@ TERMS = (
         "ModelNet",
         (
             *("data prepare modelnet40_h5", "data prepare modelnet40_resampled"),
-            "data prepare modelnet10_resampled",
+            *("data prepare modelnet10_resampled", "data prepare modelnet40_off"),
+            "data prepare modelnet10_off",
         ),
         "terms of its own",
         "non-commercial",
@@ -86,11 +87,21 @@ TERMS = (
         "for research and teaching, after a form",
     ),
     Terms(
-        "ShapeNet parts",
-        ("data prepare shapenetpart_h5", "data prepare shapenetpart_text"),
+        "ShapeNet and its parts",
+        (
+            *("data prepare shapenetpart_h5", "data prepare shapenetpart_text"),
+            "data prepare shapenetcore",
+        ),
         "terms of ShapeNet",
         "non-commercial",
         "for research and teaching; so is what ShapeNet's meshes are rendered to",
+    ),
+    Terms(
+        "S3DIS",
+        ("data prepare s3dis_blocks",),
+        "terms of its own",
+        "non-commercial",
+        "for research, after a form",
     ),
     Terms(
         "your folders and renders",
@@ -101,12 +112,18 @@ TERMS = (
     ),
     Terms(
         "furniture of Sweet Home 3D",
-        ("make data",),
+        ("make data", "data prepare sweethome3d"),
         "CC-BY-3.0",
         "credit",
         "a Debian package; credit the creators it names",
     ),
-    Terms("parts of KiCad", ("make data",), "CC-BY-SA-4.0", "credit", "and share alike"),
+    Terms(
+        "parts of KiCad",
+        ("make data", "data prepare kicad"),
+        "CC-BY-SA-4.0",
+        "credit",
+        "and share alike",
+    ),
     Terms(
         "nvdiffrast",
         ("capture.renderer=nvdiffrast",),

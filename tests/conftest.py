@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import settings
 
 from picpoint.geometry.cameras import world_to_pixel
 from picpoint.geometry.rigs import RigConfig, build_cameras
@@ -26,6 +27,10 @@ from shards.reader import ShardReader
 from shards.schema import RigViews, Sample, SampleMeta
 from shards.store import open_store
 from shards.writer import write_shard
+
+# On a busy machine one example may take long; that says nothing of the code.
+settings.register_profile("no_deadline", deadline=None)
+settings.load_profile("no_deadline")
 
 CLASSES = ("ball", "box", "rod")
 SHAPES_PER_CLASS = 6

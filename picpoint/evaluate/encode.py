@@ -7,12 +7,12 @@ from typing import Literal
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Bool, Float, Float32, Int64
 from torch import Tensor
 
 from picpoint.batch import ImageFeatures, move_batch
-from picpoint.data.kept_split import kept_split
 from picpoint.data.pairs import evaluation_batches
+from picpoint.data.split import split_shapes
 from picpoint.data.views import choose_views, stored_views
 from picpoint.evaluate.encoded import UNLABELLED, EncodedShapes
 from picpoint.evaluate.unseen_views import OtherPictures
@@ -152,7 +152,7 @@ def encode_run(
 
     trained, untrained = initial(), initial()
     take_over(trained, checkpoint)
-    split = kept_split(reader.manifest, run.data.holdout, run.data.cache_dir)
+    split = split_shapes(reader.manifest, run.data.holdout)
     told_of = np.flatnonzero(~split.validation)  # neither seen nor of the test
     views = _choose_views(run, reader, config)
     shapes = _read_shapes(run, reader, told_of, teacher, config, views, device)
@@ -160,7 +160,8 @@ def encode_run(
     dealt = deal_to_ghosts(np.flatnonzero(~held_out), run.ghost_batch, run.seed)
     # Statistics are of the cameras that every evaluation looks from.
     known = replace(shapes, pictures=shapes.pictures[:, : len(views.usual)])
-    encoded, others = [], []
+    encoded: list[EncodedShapes] = []
+    others: list[Float32[np.ndarray, "n U D"]] = []
     for network in (trained.model, untrained.model):
         calibrate(network, lambda rows, of=network: _embed(of, known, rows, device), dealt)
         rows = _encode(network.eval(), shapes, config.batch_size, device)
@@ -168,8 +169,8 @@ def encode_run(
         rows = replace(rows, picture_embeddings=usual)
         encoded.append(_describe(rows, reader.manifest, told_of, held_out))
         others.append(other.numpy())
-    unseen = OtherPictures(np.array(views.seen), *others) if views.others else None
     pretrained, random_init = encoded
+    unseen = OtherPictures(np.array(views.seen), *others) if views.others else None
     return EncodedPair(pretrained, random_init, unseen)
 
 

@@ -8,7 +8,7 @@ has learnt by heart shows there. A network that was never trained tells how hard
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Bool, Float32, Int64
@@ -17,7 +17,6 @@ from picpoint.evaluate.encoded import EncodedShapes
 from picpoint.evaluate.retrieval import retrieval_picture_to_shape, retrieval_shape_to_picture
 
 ShapeGroup = Literal["held_out", "trained"]
-GROUPS: tuple[ShapeGroup, ...] = get_args(ShapeGroup)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,9 +103,12 @@ def _of_groups(
 ) -> dict[ShapeGroup, ViewGap]:
     is_trained = np.zeros_like(shapes.held_out)
     is_trained[trained] = True
+    rows_of: dict[ShapeGroup, Bool[np.ndarray, " n"]] = {
+        "held_out": shapes.held_out,
+        "trained": is_trained,
+    }
     gaps: dict[ShapeGroup, ViewGap] = {}
-    asked_of: dict[ShapeGroup, np.ndarray] = {"held_out": shapes.held_out, "trained": is_trained}
-    for group, asked in asked_of.items():
+    for group, asked in rows_of.items():
         # Retrieval is among the shapes that are marked.
         of_seen, of_others = (
             replace(shapes, held_out=asked, picture_embeddings=pictures)

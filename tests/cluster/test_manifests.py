@@ -11,7 +11,7 @@ import yaml
 from jsonschema import Draft7Validator, Draft202012Validator
 from ray.autoscaler._private.util import prepare_config, validate_config
 
-from cluster.app import _load
+from cluster.app import load_command
 from cluster.compose import compose_config
 from cluster.manifests import source
 from cluster.manifests.__main__ import HERE, main, manifests
@@ -221,7 +221,7 @@ def test_a_jobs_entry_point_composes(job: dict) -> None:
     words = shlex.split(job["spec"]["entrypoint"])
     assert words[:4] == ["python", "-m", "cluster.app", "pretrain"]
     config = compose_config("pretrain", words[4:])
-    _, loaded = _load("pretrain", config)
+    _, loaded = load_command("pretrain", config)
     assert loaded.runtime.address == "auto"
     groups = job["spec"]["rayClusterSpec"]["workerGroupSpecs"]
     gpus = next(group for group in groups if group["groupName"] == "gpu")

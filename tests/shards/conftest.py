@@ -4,15 +4,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
 from small_sets import make_sample, make_set
 
 from shards.manifest import Manifest
 from shards.schema import Sample
-
-# On a busy machine one example may take long; that says nothing of the code.
-settings.register_profile("no_deadline", deadline=None)
-settings.load_profile("no_deadline")
 
 SamplesOf = Callable[[range], list[Sample]]
 
