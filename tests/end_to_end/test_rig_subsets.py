@@ -154,23 +154,25 @@ def test_a_set_whose_shapes_have_other_views_than_each_other_is_refused(tmp_path
 def test_an_evaluation_shows_the_pictures_of_the_run_s_rig(
     superset: Path, ring_alone: Path
 ) -> None:
-    config = ImageEncoderConfig(input_px=32, precision="float32")
-    encoder = ImageEncoder(config)
+    look = ImageEncoderConfig(input_px=32, precision="float32")
+    encoder = ImageEncoder(look)
     teacher = Teacher(live_source(encoder), encoder, None)
 
     def pictures(shards: Path, rig: str) -> torch.Tensor:
         run = PretrainConfig(
             data=DataConfig(str(shards), num_points=48, rig=rig),
             point_encoder=DgcnnConfig(),
-            image_encoder=config,
+            image_encoder=look,
             heads=ProjectionConfig(),
             loss=LossConfig(),
             optim=OptimConfig(),
         )
         reader = ShardReader(shards)
         everything = np.arange(reader.manifest.num_samples)
-        views = EncodeConfig(views=2)
-        return encode._read_shapes(run, reader, everything, teacher, views, CPU).pictures
+        config = EncodeConfig(views=2, unseen_views=0)
+        views = encode._choose_views(run, reader, config)
+        shapes = encode._read_shapes(run, reader, everything, teacher, config, views, CPU)
+        return shapes.pictures
 
     alone = pictures(ring_alone, "all")
     assert torch.equal(pictures(superset, RING), alone)
