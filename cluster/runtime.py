@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal, Protocol, Self
 import torch
 
 from cluster.local_ranks import run_ranks
+from picpoint.train.notice import Notice, no_notice
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,8 +94,8 @@ class RankedJob(Protocol):
         """Where its ranks live."""
         ...
 
-    def train(self, device: torch.device) -> Iterator[object]:
-        """Run this rank's part, step by step."""
+    def train(self, device: torch.device, notice: Notice) -> Iterator[object]:
+        """Run this rank's part, step by step; asks whether machines will be taken."""
         ...
 
     def with_absolute_paths(self) -> Self:
@@ -140,7 +141,15 @@ def _ray_rank(settings: dict[str, RankedJob]) -> None:
 
     job = settings["job"]
     _set_threads(job.runtime)
-    _train(job, ray.train.torch.get_device())
+    _train(job, ray.train.torch.get_device(), _machines_going)
+
+
+def _machines_going() -> str:
+    """Name the machines of the run that Ray was told it will lose; waits for all ranks."""
+    import ray.train
+
+    told = ray.train.get_preemption_info()
+    return "" if told is None else ", ".join(told.preempted_node_ids)
 
 
 def _local_rank(job: RankedJob, rank: int) -> None:
@@ -148,8 +157,8 @@ def _local_rank(job: RankedJob, rank: int) -> None:
     _train(job, torch.device("cuda", rank) if _on_gpu(job.runtime) else torch.device("cpu"))
 
 
-def _train(job: RankedJob, device: torch.device) -> None:
-    for _ in job.train(device):
+def _train(job: RankedJob, device: torch.device, notice: Notice = no_notice) -> None:
+    for _ in job.train(device, notice):
         pass  # the log file tells how far the run is
 
 

@@ -43,6 +43,10 @@ class Raylets:
         """Kill a node's raylet, without notice; its workers end with it."""
         self._ask(["kill", node])
 
+    def give_notice(self, node: int, seconds: int) -> None:
+        """Tell Ray that a node will be taken in so many seconds, as a cloud tells of a spot one."""
+        self._ask(["give notice", node, seconds])
+
     def pids(self, name: bytes) -> list[int]:
         """Find living processes of the cluster by what their command line holds.
 
@@ -147,9 +151,20 @@ def _serve(folder: str) -> None:
             case ["kill", int(number)]:
                 cluster.remove_node(nodes[number], allow_graceful=False)
                 answers.write("killed\n")
+            case ["give notice", int(number), int(seconds)]:
+                _drain(cluster.address, nodes[number].node_id, seconds)
+                answers.write("given\n")
             case other:
                 raise ValueError(other)
     cluster.shutdown()
+
+
+def _drain(address: str, node: str, seconds: int) -> None:
+    script = [sys.executable, "-c", "from ray.scripts.scripts import main; main()", "drain-node"]
+    reason = ["--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "spot"]
+    deadline = ["--deadline-remaining-seconds", str(seconds)]
+    told = [*script, "--address", address, "--node-id", node, *reason, *deadline]
+    subprocess.run(told, check=True, stdout=sys.stderr)
 
 
 def _patiently(start: Callable[[], Started]) -> Started:

@@ -18,6 +18,7 @@ from picpoint.train.finetune import finetune
 from picpoint.train.finetune_log import FinetuneReport
 from picpoint.train.finetune_result import RESULT_FILE, FinetuneResult, read_result
 from picpoint.train.finetune_settings import Clouds, FinetuneConfig, choose_clouds
+from picpoint.train.notice import Notice
 from picpoint.train.restore import own_checkpoint
 from picpoint.train.settings import rows_of_ranks
 from shards.cloud_sets import CloudReader
@@ -61,9 +62,9 @@ class FinetuneJob(FinetuneConfig):
         names = [each.name for each in dataclasses.fields(FinetuneConfig)]
         return FinetuneConfig(**{name: getattr(self, name) for name in names})
 
-    def train(self, device: torch.device) -> Iterator[FinetuneReport]:
+    def train(self, device: torch.device, notice: Notice) -> Iterator[FinetuneReport]:
         """Run this rank's part."""
-        return finetune(self.training, Path(self.out), device, self.resume_from)
+        return finetune(self.training, Path(self.out), device, self.resume_from, notice)
 
     def with_absolute_paths(self) -> "FinetuneJob":
         """Name every folder as it is named from any other."""

@@ -14,6 +14,7 @@ from cluster.trackers import TrackerName
 from cluster.training import train_to_the_end
 from picpoint.train.claim import check_owner, owner_of
 from picpoint.train.log import LOG_FILE, StepReport
+from picpoint.train.notice import Notice
 from picpoint.train.pretrain import pretrain
 from picpoint.train.probe_shapes import ProbeShapes, choose_probe_shapes
 from picpoint.train.restore import named_checkpoint, own_checkpoint
@@ -63,9 +64,9 @@ class PretrainJob(PretrainConfig):
         """Which command runs it."""
         return "pretrain"
 
-    def train(self, device: torch.device) -> Iterator[StepReport]:
+    def train(self, device: torch.device, notice: Notice) -> Iterator[StepReport]:
         """Run this rank's part."""
-        return pretrain(self.training, Path(self.out), device, self.resume_from)
+        return pretrain(self.training, Path(self.out), device, self.resume_from, notice)
 
     def with_absolute_paths(self) -> "PretrainJob":
         """Name every folder as it is named from any other."""

@@ -45,6 +45,7 @@ from picpoint.train.finetune_settings import (
 )
 from picpoint.train.finite import check_finite
 from picpoint.train.log import open_log, positions, write_report
+from picpoint.train.notice import Departures, Notice, no_notice
 from picpoint.train.precision import (
     ResolvedPrecision,
     autocast,
@@ -106,7 +107,11 @@ class _Totals:
 
 
 def finetune(
-    config: FinetuneConfig, run_dir: Path, device: torch.device, resume: str = "auto"
+    config: FinetuneConfig,
+    run_dir: Path,
+    device: torch.device,
+    resume: str = "auto",
+    notice: Notice = no_notice,
 ) -> Iterator[FinetuneReport]:
     """Run or continue a fine-tuning run on this rank, one report per log step.
 
@@ -116,6 +121,8 @@ def finetune(
         device: where this rank computes.
         resume: `auto` continues from the newest whole checkpoint, where there is one; `never`
             refuses a folder that holds any; a path or URL begins from that checkpoint.
+        notice: is asked at every line of the log; where it names machines that it did not name
+            before, a checkpoint is written at once.
 
     Raises:
         DatasetError: the data set does not hold what is asked of it.
@@ -137,6 +144,7 @@ def finetune(
         open_log(run_dir, rank, state.samples_seen, EVALUATIONS_FILE) as evaluations,
     ):
         first_step = step = run.step
+        departures = Departures(notice)
         if step == run.total_steps and _is_unmeasured(run):
             write_report(evaluations, _evaluate(run, config.epochs, config.votes))
             if rank == 0:
@@ -162,9 +170,10 @@ def finetune(
                 votes = config.votes if last else 0
                 write_report(evaluations, _evaluate(run, epoch, votes))
             # After the logs, which a resume cuts to where the checkpoint was: no line is ever lost.
-            if rank == 0 and (last or stopped or is_epoch_due):
+            is_urgent = last or stopped or (report is not None and departures.are_new())
+            if rank == 0 and (is_urgent or is_epoch_due):
                 writer.save(step, state.state_dict())
-            if last or stopped:
+            if is_urgent:
                 writer.wait()
             if report is not None:
                 yield report

@@ -29,6 +29,7 @@ from picpoint.train.claim import claim_checkpoints, owner_of
 from picpoint.train.collapse import EmbeddingHealth, measure_embeddings
 from picpoint.train.image_source import open_teacher
 from picpoint.train.log import StepReport, open_log, write_report
+from picpoint.train.notice import Departures, Notice, no_notice
 from picpoint.train.precision import (
     gradient_scaler,
     resolve_precision,
@@ -65,6 +66,7 @@ def pretrain(
     run_dir: Path,
     device: torch.device,
     resume: str = "auto",
+    notice: Notice = no_notice,
 ) -> Iterator[StepReport]:
     """Run or continue a pre-training run on this rank, one report per log step.
 
@@ -74,6 +76,8 @@ def pretrain(
         device: where this rank computes.
         resume: `auto` continues from the newest whole checkpoint, where there is one; `never`
             refuses a folder that holds any; a path or URL begins from that checkpoint.
+        notice: is asked at every line of the log; where it names machines that it did not name
+            before, a checkpoint is written at once.
 
     Raises:
         CheckpointError: there are checkpoints of other settings, or any and `resume` is `never`;
@@ -94,6 +98,7 @@ def pretrain(
         open_probe(config, run_dir, run.probe_shapes, state.samples_seen) as probe,
     ):
         first_step = step = run.step
+        departures = Departures(notice)
         started, waited_s, num_corrupt = time.perf_counter(), 0.0, 0
         stopped = warned = False
         if step == run.total_steps and run.rank == 0:
@@ -122,10 +127,11 @@ def pretrain(
                 temperature = config.loss.temperature if learnt is None else learnt.item()
                 report = _report(run, totals, temperature, health, pace)
                 write_report(log, report)
+            is_urgent = last or (report is not None and departures.are_new())
             # After the log, which a resume cuts to where the checkpoint was: no line is ever lost.
-            if run.rank == 0 and (last or config.is_checkpoint_due(step)):
+            if run.rank == 0 and (is_urgent or config.is_checkpoint_due(step)):
                 writer.save(step, state.state_dict())
-            if last:
+            if is_urgent:
                 writer.wait()
             if report is not None:
                 yield report

@@ -374,6 +374,17 @@ def test_a_stop_file_saves_and_the_run_goes_on(train: Run, tmp_path: Path) -> No
     assert all(torch.equal(mine[name], other[name]) for name in mine)
 
 
+def test_machines_that_will_be_taken_make_a_checkpoint(
+    config: FinetuneConfig, tmp_path: Path
+) -> None:
+    reports = finetune(config, tmp_path, torch.device("cpu"), notice=lambda: "a")
+    assert next(reports).step == 1  # of three steps an epoch
+    newest, _ = newest_checkpoint(tmp_path / "checkpoints")
+    reports.close()
+    assert newest is not None
+    assert newest.state["samples_seen"] == config.global_batch
+
+
 def test_other_settings_do_not_go_on(train: Run) -> None:
     train("run", steps=3)
     with pytest.raises(ClaimError, match=r"label_smoothing was 0\.2, is 0\.1"):

@@ -18,6 +18,8 @@ from picpoint.train.settings import PretrainConfig
 from picpoint.train.stop import STOP_FILE
 from shards.reader import ShardReader
 
+CPU = torch.device("cpu")
+
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
     checkpoint, _ = newest_checkpoint(folder / "checkpoints")
@@ -84,6 +86,23 @@ def test_a_stop_file_saves_and_ends_the_run(train, tmp_path) -> None:
     checkpoint, _ = newest_checkpoint(tmp_path / "run" / "checkpoints")
     assert checkpoint is not None
     assert checkpoint.state["samples_seen"] == 4
+
+
+def test_machines_that_will_be_taken_make_a_checkpoint_once(
+    tiny_config: PretrainConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    # Of each of eight steps: of three machines, one is to go at step 2, another at step 5.
+    answers = iter(["", "b", "b", "b", "a, b", "a, b", "", ""])
+    config = dataclasses.replace(tiny_config, checkpoint_every=100, keep_checkpoints=10)
+    reports = loop.pretrain(config, tmp_path, CPU, notice=lambda: next(answers))
+    kept = []
+    for _ in range(7):
+        next(reports)
+        newest, _ = newest_checkpoint(tmp_path / "checkpoints")
+        kept.append(newest and newest.state["samples_seen"] // 4)
+    reports.close()
+    assert kept == [None, 2, 2, 2, 5, 5, 5]
+    assert "will be taken back: a, b" in caplog.text
 
 
 def test_a_folder_with_checkpoints_is_not_overwritten(train) -> None:

@@ -1,0 +1,35 @@
+"""How does a run learn that a machine will be taken from it? It asks whoever runs its ranks."""
+
+import logging
+from collections.abc import Callable
+
+from picpoint.losses.gather import this_rank
+
+logger = logging.getLogger(__name__)
+
+Notice = Callable[[], str]
+"""Names the machines of the run that will soon be taken; all ranks must ask together."""
+
+
+def no_notice() -> str:
+    """Say that no machine is about to be taken."""
+    return ""
+
+
+class Departures:
+    """Tells when machines are newly about to be taken, so that what they know is saved before."""
+
+    def __init__(self, ask: Notice) -> None:
+        """Ask so, from now on."""
+        self._ask = ask
+        self._told = ""
+
+    def are_new(self) -> bool:
+        """Whether machines will be taken of which it was not said before; all ranks must ask."""
+        going, before = self._ask(), self._told
+        self._told = going
+        if going in ("", before):
+            return False
+        if this_rank() == 0:
+            logger.warning("machines will be taken back: %s; saving a checkpoint now", going)
+        return True
