@@ -51,6 +51,9 @@ class ImageEncoderConfig:
             and `auto` takes it there; features of both agree to a mean cosine of 0.999.
         input_px: side to which pictures are resized by area first. Paper: unspecified; here 224,
             what these networks were trained for; 160 costs two thirds, 128 half.
+        compile: whether `torch.compile` translates the network at its first pictures, and again at
+            another number of them. On one CPU core that takes half a minute and makes Lite0 5 %
+            faster; on a GPU it is not measured.
     """
 
     name: NetworkName = "lite0"
@@ -58,6 +61,7 @@ class ImageEncoderConfig:
     weights: str = "default"
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     input_px: int = 224
+    compile: bool = False
 
     def __post_init__(self) -> None:
         if self.stride not in (strides := strides_of(self.name)):
@@ -114,6 +118,8 @@ class ImageEncoder(nn.Module):
         self.precision = "bfloat16" if is_narrow else "float32"
         self._dtype = torch.bfloat16 if is_narrow else torch.float32
         self.layers = _freeze(network.layers, self._dtype)
+        if config.compile:
+            self.layers.compile(dynamic=False)
         mean, std = (torch.tensor(v) for v in astuple(network.normalisation))
         self.register_buffer("_scale", (1 / (255 * std))[:, None, None], persistent=False)
         self.register_buffer("_shift", (-mean / std)[:, None, None], persistent=False)

@@ -1,3 +1,4 @@
+import dataclasses
 import hashlib
 import importlib
 import shutil
@@ -327,3 +328,16 @@ def test_torchvision_is_repaired_at_most_once():
     first = import_torchvision()
     assert import_torchvision() is first
     assert first.models.resnet18 is not None
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile wants a C++ compiler")
+def test_a_compiled_network_says_the_same() -> None:
+    config = ImageEncoderConfig(input_px=64, precision="float32")
+    pictures = torch.randint(0, 256, (1, 4, 3, 64, 64), dtype=torch.uint8)
+    plain = ImageEncoder(config)(pictures)
+    compiled = ImageEncoder(dataclasses.replace(config, compile=True))
+    said = compiled(pictures)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > 0
+    torch.testing.assert_close(said.local, plain.local, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(said.pooled, plain.pooled, rtol=1e-4, atol=1e-4)
