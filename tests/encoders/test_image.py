@@ -332,6 +332,7 @@ def test_torchvision_is_repaired_at_most_once():
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile wants a C++ compiler")
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # torch of itself
 def test_a_compiled_network_says_the_same() -> None:
     config = ImageEncoderConfig(input_px=64, precision="float32")
     pictures = torch.randint(0, 256, (1, 4, 3, 64, 64), dtype=torch.uint8)
