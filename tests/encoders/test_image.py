@@ -1,7 +1,7 @@
-import dataclasses
 import hashlib
 import importlib
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -330,15 +330,27 @@ def test_torchvision_is_repaired_at_most_once():
     assert first.models.resnet18 is not None
 
 
+COMPILED = """
+import torch
+from picpoint.encoders.image import ImageEncoder, ImageEncoderConfig
+
+pictures = torch.randint(0, 256, (1, 4, 3, 64, 64), dtype=torch.uint8)
+plain, compiled = (
+    ImageEncoder(ImageEncoderConfig(input_px=64, precision="float32", compile=compile))(pictures)
+    for compile in (False, True)
+)
+torch.testing.assert_close(compiled.local, plain.local, rtol=1e-4, atol=1e-4)
+torch.testing.assert_close(compiled.pooled, plain.pooled, rtol=1e-4, atol=1e-4)
+print(torch._dynamo.utils.counters["stats"]["unique_graphs"])
+"""
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile wants a C++ compiler")
-@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # torch of itself
-def test_a_compiled_network_says_the_same() -> None:
-    config = ImageEncoderConfig(input_px=64, precision="float32")
-    pictures = torch.randint(0, 256, (1, 4, 3, 64, 64), dtype=torch.uint8)
-    plain = ImageEncoder(config)(pictures)
-    compiled = ImageEncoder(dataclasses.replace(config, compile=True))
-    said = compiled(pictures)
-    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > 0
-    torch.testing.assert_close(said.local, plain.local, rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(said.pooled, plain.pooled, rtol=1e-4, atol=1e-4)
+def test_a_compiled_network_says_the_same():
+    # In a process of its own: what checks shapes in tests stands in the compiler's way.
+    done = subprocess.run(
+        [sys.executable, "-c", COMPILED], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) > 0
