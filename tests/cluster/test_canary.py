@@ -207,7 +207,7 @@ def test_nothing_that_a_run_writes_holds_a_secret(
             *(*tiny, "data.holdout.fold=0", f"data.cache_dir={written / 'cache'}"),
         ],
         ["evaluate", f"runs=[{run}]", f"out={evaluation}", "encode.views=1"],
-        ["report", f"evaluation={evaluation}"],
+        ["report", str(evaluation), f"out={written / 'report'}"],
         ["export", f"run={run}", f"out={written / 'encoder'}", "license=apache-2.0"],
         [
             *("tune", "study=ablations", f"shards={shards}", f"out={written / 'study'}"),

@@ -79,7 +79,7 @@ def test_a_job_that_fails_gives_its_exit_code(cluster: HeadNode, tmp_path: Path)
 
 
 def test_without_the_token_nothing_is_taken(cluster: HeadNode, tmp_path: Path) -> None:
-    words = ("submit", "report", str(tmp_path))
+    words = ("submit", "report", str(tmp_path), f"out={tmp_path}")
     code, _, err = finish(picpoint(cluster, *words, token=False))
     assert code == 5
     assert "asks for a token" in err
