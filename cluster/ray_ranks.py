@@ -19,13 +19,15 @@ if TYPE_CHECKING:
 
     from cluster.runtime import RankedJob, RuntimeConfig
 
-# How often Ray Train asks its workers whether they live, and how soon it gives one up; how long
-# they may take to start.
+# How often Ray Train asks its workers whether they live, and how soon it gives one up.
 _WATCHING_S = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "5",
     "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": "60",
-    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "300",
 }
+# How long it waits for room for all workers before it counts machines again. An elastic run asks
+# for no more than there are; but one that has just died counts for up to half a minute.
+_WAIT_FOR_ROOM = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"
+_ELASTIC_WAIT_S, _FIXED_WAIT_S = "15", "300"
 
 RayWork = Callable[[dict[str, "RankedJob"]], None]
 
@@ -45,7 +47,8 @@ def run_ray_ranks(work: RayWork, job: "RankedJob", runtime: "RuntimeConfig", use
     """
     import ray
 
-    for name, seconds in _WATCHING_S.items():
+    wait_s = _ELASTIC_WAIT_S if runtime.is_elastic else _FIXED_WAIT_S
+    for name, seconds in (_WATCHING_S | {_WAIT_FOR_ROOM: wait_s}).items():
         os.environ.setdefault(name, seconds)
     # A started cluster dies with the thread that started it, so it is shut down in this one.
     with ray.init(
@@ -73,12 +76,12 @@ def _trainer(
         run_config=RunConfig(
             name=job.command,
             storage_path=str(Path(job.out) / "ray"),
-            # Errors of workers are ours to judge. Machines that do not come in time are waited for
-            # as often as ranks may be lost, by default for ever; those taken back with notice are
-            # nobody's fault.
+            # Errors of workers are ours to judge. An elastic run waits for machines for ever, one
+            # of fixed size as often as ranks may be lost; those taken back with notice are nobody's
+            # fault.
             failure_config=FailureConfig(
                 max_failures=0,
-                controller_failure_limit=runtime.max_failures,
+                controller_failure_limit=-1 if runtime.is_elastic else runtime.max_failures,
                 max_preemption_failures=-1,
             ),
         ),
@@ -89,10 +92,9 @@ def scaling_of(runtime: "RuntimeConfig", use_gpu: bool) -> "ScalingConfig":
     """Give how many workers Ray Train is to run."""
     from ray.train import ScalingConfig
 
-    is_elastic = runtime.max_workers > 0
     return ScalingConfig(
         num_workers=(runtime.min_workers, runtime.max_workers)
-        if is_elastic
+        if runtime.is_elastic
         else runtime.num_workers,
         use_gpu=use_gpu,
         elastic_resize_monitor_interval_s=runtime.resize_every_s,

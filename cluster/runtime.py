@@ -69,6 +69,11 @@ class RuntimeConfig:
             )
 
     @property
+    def is_elastic(self) -> bool:
+        """Whether the number of ranks may change during the run."""
+        return self.max_workers > 0
+
+    @property
     def most_workers(self) -> int:
         """How many ranks there may be."""
         return self.max_workers or self.num_workers

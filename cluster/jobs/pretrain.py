@@ -119,8 +119,7 @@ def describe(job: PretrainJob) -> list[str]:
 
 def _num_ranks(job: PretrainJob) -> str:
     runtime = job.runtime
-    is_elastic = runtime.max_workers > 0
-    return f"at most {runtime.max_workers}" if is_elastic else str(runtime.num_workers)
+    return f"at most {runtime.max_workers}" if runtime.is_elastic else str(runtime.num_workers)
 
 
 def run(job: PretrainJob) -> None:

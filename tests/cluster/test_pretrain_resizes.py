@@ -105,11 +105,12 @@ def test_a_run_that_is_told_of_a_loss_saves_itself_before(shard_set: Path, tmp_p
     ):
         wait_for_steps(cluster, driver, out, ranks=2)
         assert newest_checkpoint(out / "checkpoints") == (None, ())
-        cluster.give_notice(1, seconds=40)
-        deadline = time.monotonic() + 35
+        cluster.give_notice(1, seconds=60)
+        deadline = time.monotonic() + 60
         while (saved := newest_checkpoint(out / "checkpoints")[0]) is None:
             assert time.monotonic() < deadline
             time.sleep(0.2)
+        cluster.kill(1)
         step = saved.state["samples_seen"] // 4
         before = log.read_text().splitlines()[:step]
         wait_for_steps(cluster, driver, out, ranks=1)
