@@ -112,7 +112,7 @@ def run_on_local_processes(job: RankedJob) -> None:
     """Run one process per rank; a single rank runs in this process."""
     num_workers = job.runtime.num_workers
     if num_workers == 1:
-        _set_threads(job.runtime)
+        _set_threads(job.runtime, _allowed_cores())
         _train(job, torch.device("cuda" if _on_gpu(job.runtime) else "cpu"))
         return
     backend = "nccl" if _on_gpu(job.runtime) else "gloo"
@@ -145,7 +145,7 @@ def _ray_rank(settings: dict[str, RankedJob]) -> None:
     import ray.train.torch
 
     job = settings["job"]
-    _set_threads(job.runtime)
+    _set_threads(job.runtime, len(os.sched_getaffinity(0)))
     _train(job, ray.train.torch.get_device(), _machines_going)
 
 
@@ -158,7 +158,7 @@ def _machines_going() -> str:
 
 
 def _local_rank(job: RankedJob, rank: int) -> None:
-    _set_threads(job.runtime)
+    _set_threads(job.runtime, _allowed_cores())
     _train(job, torch.device("cuda", rank) if _on_gpu(job.runtime) else torch.device("cpu"))
 
 
@@ -171,6 +171,15 @@ def _on_gpu(runtime: RuntimeConfig) -> bool:
     return torch.cuda.is_available() if runtime.use_gpu == "auto" else runtime.use_gpu
 
 
-def _set_threads(runtime: RuntimeConfig) -> None:
-    cores = len(os.sched_getaffinity(0))
+def _allowed_cores() -> int:
+    """Count the cores of this machine that this process may keep busy.
+
+    OMP_NUM_THREADS tells a trial of a study how many are its own. Of a rank on Ray it says nothing:
+    Ray sets it to 1 for each CPU that the rank reserves.
+    """
+    cores, told = len(os.sched_getaffinity(0)), os.environ.get("OMP_NUM_THREADS", "")
+    return min(cores, int(told)) if told.isdigit() and int(told) else cores
+
+
+def _set_threads(runtime: RuntimeConfig, cores: int) -> None:
     torch.set_num_threads(runtime.threads_per_worker or max(1, cores // runtime.most_workers))

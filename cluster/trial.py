@@ -55,6 +55,7 @@ def run_trial(
     folder: Path,
     more: Sequence[str],
     report: Callable[[float], None],
+    cores: int = 1,
 ) -> TrialResult:
     """Run the commands of a trial, or find how it ended before.
 
@@ -64,6 +65,7 @@ def run_trial(
         folder: of the trial, absolute.
         more: overrides of every command that has a runtime.
         report: is told each figure as it comes.
+        cores: that the commands may keep busy on their machine; another trial has the others.
     """
     before = load_result(folder)
     if before is not None and before.state in ENDED:
@@ -80,7 +82,7 @@ def run_trial(
         with (folder / _LOG_FILE).open("a") as log:
             log.write(f"$ picpoint {' '.join([*command, *where])}\n")
             log.flush()
-            process = _start([*command, *where], log)
+            process = _start([*command, *where], log, cores)
             try:
                 while process.poll() is None:
                     time.sleep(_LOOK_EVERY_S)
@@ -103,13 +105,14 @@ def run_trial(
     return result
 
 
-def _start(command: Sequence[str], log: TextIO) -> "subprocess.Popen[bytes]":
+def _start(command: Sequence[str], log: TextIO, cores: int) -> "subprocess.Popen[bytes]":
     """Start a command of picpoint in a process that ends with this one."""
     return subprocess.Popen(
         [sys.executable, "-c", _ENTRY, str(os.getpid()), *command],
         stdin=subprocess.DEVNULL,
         stdout=log,
         stderr=subprocess.STDOUT,
+        env=os.environ | {"OMP_NUM_THREADS": str(cores)},
     )
 
 

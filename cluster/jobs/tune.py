@@ -36,7 +36,7 @@ class TrialResources:
         name: `local`: its commands run on the machine that Ray gives it. `ray`: they run their
             ranks on the same Ray cluster, each trial as a Ray Train run of its own.
         address: Ray cluster to join; `local` starts one that ends with the study.
-        cpus: of a trial.
+        cpus: of a trial, whose commands use so many threads.
         gpus: of a trial.
         max_concurrent: most trials at once; 0 for as many as the cluster holds.
     """
@@ -214,8 +214,9 @@ def _trial(config: dict[str, Any], job: TuneJob, address: str, where: str) -> No
         ranks = ["runtime=local"] if is_local else ["runtime=ray", f"runtime.address={address}"]
         if Path(where).is_dir():
             os.chdir(where)
+        cores = max(1, math.floor(job.trial.cpus))
         result = run_trial(
-            job.study, settings, folder, ranks, lambda figure: tune.report({METRIC: figure})
+            job.study, settings, folder, ranks, lambda figure: tune.report({METRIC: figure}), cores
         )
     if result.state == "failed":
         raise StudyFailedError(result.reason)  # Tune takes a trial that tells nothing for a fault

@@ -4,6 +4,8 @@ import functools
 import os
 import re
 import signal
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -13,9 +15,11 @@ import torch.distributed as dist
 from cluster.exit_codes import would_fail_again
 from cluster.fleet import WorkerDiedError
 from cluster.local_ranks import RankDiedError, run_ranks
+from cluster.runtime import RuntimeConfig, run_on_local_processes
 from picpoint.encoders.image_weights import MissingWeightsError
 from picpoint.train.checkpoint import CheckpointError
 from picpoint.train.claim import ClaimError
+from picpoint.train.notice import Notice
 from shards.errors import CorruptSampleError, TransientStoreError
 
 
@@ -81,3 +85,37 @@ def test_a_stopped_rank_is_found_by_its_silence_and_the_others_begun_again(tmp_p
 def test_ranks_that_are_lost_too_often_end_the_run(tmp_path):
     with pytest.raises(RankDiedError, match=r"rank 1 was killed \(SIGKILL\)"):
         run_ranks(functools.partial(die_once, tmp_path, "kill"), 2, "gloo", 120, max_failures=0)
+
+
+@dataclass(frozen=True)
+class CountingJob:
+    """Tells how many threads its only rank computes with."""
+
+    out: str
+    runtime: RuntimeConfig
+    command: str = "pretrain"
+
+    def train(self, device: torch.device, notice: Notice) -> Iterator[int]:
+        (Path(self.out) / "threads").write_text(str(torch.get_num_threads()))
+        yield 0
+
+    def with_absolute_paths(self) -> "CountingJob":
+        return self
+
+
+@pytest.mark.parametrize(
+    ("variable", "threads", "expected"),
+    [("1", 0, 1), ("7", 0, 4), ("", 0, 4), ("1", 3, 3)],
+    ids=["of a trial", "more than there are", "unset", "asked for"],
+)
+def test_a_local_rank_keeps_to_its_cores(tmp_path, monkeypatch, variable, threads, expected):
+    before = torch.get_num_threads()
+    monkeypatch.setenv("OMP_NUM_THREADS", variable)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1, 2, 3})
+    try:
+        run_on_local_processes(
+            CountingJob(str(tmp_path), RuntimeConfig(use_gpu=False, threads_per_worker=threads))
+        )
+    finally:
+        torch.set_num_threads(before)
+    assert (tmp_path / "threads").read_text() == str(expected)

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import pytest
 from tiny_run import TINY_RUN
 
+from cluster import trial as trial_module
 from cluster.app import main
 from cluster.study import Figure, Parameter, Step, StudyConfig, points, trial_id
 from cluster.study_on_tune import keeper_of_stopped
@@ -41,6 +42,18 @@ def study(shard_set: Path, **changes: object) -> StudyConfig:
         "figure": FIGURE,
     }
     return StudyConfig(**(settings | changes))  # pyright: ignore
+
+
+def test_a_trial_keeps_to_its_cores(
+    shard_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        trial_module, "_ENTRY", "import os; print(os.environ['OMP_NUM_THREADS'], 'cores')"
+    )
+    asked = study(shard_set)
+    (settings,) = points(asked)
+    run_trial(asked, settings, tmp_path / "t", ["runtime=local"], print, cores=3)
+    assert "3 cores" in (tmp_path / "t" / "log.txt").read_text()
 
 
 def test_a_trial_tells_its_figures_and_is_not_run_twice(shard_set: Path, tmp_path: Path) -> None:
