@@ -58,7 +58,8 @@ def probe_sections(probes: Sequence[Probed]) -> list[Section]:
     rows = [row for probe in probes for row in _rows(probe)]
     lead = (
         "Top-1 accuracy in per cent on clouds that nothing was fitted on; C of the linear machines "
-        "is chosen by folds of the training clouds alone."
+        "is chosen by folds of the training clouds alone. Where a few-shot task was fine-tuned, the "
+        "control is the whole network trained on it from scratch."
     )
     return [Section("probes", "Frozen features", lead, (table("Probes", columns, rows),))]
 
@@ -86,6 +87,7 @@ def _measures(scores: FrozenScores) -> Iterator[_Measure]:
         chosen = f"C = {score.penalty:g}"
         yield _Measure(f"Linear SVM ({solver})", chosen, score.accuracy, None)
     yield _Measure("k-NN", "", scores.knn, None)
-    for task in scores.few_shot:
-        title = f"{task.ways}-way {task.shots}-shot"
-        yield _Measure(title, f"{task.trials} tasks", task.mean, task.std)
+    for how, tasks in (("", scores.few_shot), (", fine-tuned", scores.few_shot_tuned)):
+        for task in tasks:
+            title = f"{task.ways}-way {task.shots}-shot{how}"
+            yield _Measure(title, f"{task.trials} tasks", task.mean, task.std)

@@ -136,6 +136,7 @@ def probed(name="runs/probe", dataset="modelnet40_h5", counts=(9840, 2468), **se
             },
             knn=base - 0.05,
             few_shot=(FewShotScore(5, 10, base + 0.02, 0.03, 10),),
+            few_shot_tuned=(FewShotScore(5, 20, base + 0.04, 0.02, 10),),
         )
 
     return Probed(
