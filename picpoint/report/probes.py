@@ -58,8 +58,8 @@ def probe_sections(probes: Sequence[Probed]) -> list[Section]:
     rows = [row for probe in probes for row in _rows(probe)]
     lead = (
         "Top-1 accuracy in per cent on clouds that nothing was fitted on; C of the linear machines "
-        "is chosen by folds of the training clouds alone. Where a few-shot task was fine-tuned, the "
-        "control is the whole network trained on it from scratch."
+        "is chosen by folds of the training clouds alone. Where few-shot tasks were fine-tuned, "
+        "the control is the whole network trained on them from scratch."
     )
     return [Section("probes", "Frozen features", lead, (table("Probes", columns, rows),))]
 
