@@ -98,7 +98,7 @@ TERMS = (
     ),
     Terms(
         "S3DIS",
-        ("data prepare s3dis_blocks",),
+        ("data prepare s3dis_blocks", "data prepare s3dis_rooms"),
         "terms of its own",
         "non-commercial",
         "for research, after a form",

@@ -6,6 +6,7 @@
     colors.npy         uint8 (P, 3)      sRGB; left out where there are none
     point_labels.npy   uint8 (P,)        part or thing that each point belongs to; likewise
     places.npy         float32 (P, 3)    at what share of its room's extent it lies, 0..1; likewise
+    label_counts.npy   uint32 (P, L)     how many raw points of each label it stands for; likewise
     cloud.json         UTF-8             source_id, label; keys sorted
 
 Points keep their order: public protocols say "the first 1,024 points".
@@ -17,7 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 import numpy as np
-from jaxtyping import Float32, UInt8
+from jaxtyping import Float32, UInt8, UInt32
 
 from shards.codec import decode_array, encode_array
 from shards.errors import CodecError
@@ -25,6 +26,7 @@ from shards.schema import COLORS, NORMALS, POINTS, SchemaError, check_text, samp
 
 POINT_LABELS = "point_labels.npy"
 PLACES = "places.npy"
+LABEL_COUNTS = "label_counts.npy"
 CLOUD_META = "cloud.json"
 
 # Dtype and shape, where 0 stands for any length.
@@ -34,6 +36,7 @@ CLOUD_ARRAYS: dict[str, tuple[str, tuple[int, ...]]] = {
     COLORS: ("|u1", (0, 3)),
     POINT_LABELS: ("|u1", (0,)),
     PLACES: ("<f4", (0, 3)),
+    LABEL_COUNTS: ("<u4", (0, 0)),
 }
 
 _META_FIELDS = {"source_id", "label"}
@@ -51,6 +54,7 @@ class Cloud:
         colors: likewise.
         point_labels: likewise.
         places: likewise.
+        label_counts: likewise; where a point stands for all in its voxel.
         extras: arrays of column sets that were read along, by member name.
     """
 
@@ -68,6 +72,9 @@ class Cloud:
     )
     places: Float32[np.ndarray, "P_places 3"] = field(
         default_factory=lambda: np.zeros((0, 3), np.float32)
+    )
+    label_counts: UInt32[np.ndarray, "P_counts L"] = field(
+        default_factory=lambda: np.zeros((0, 0), np.uint32)
     )
     extras: dict[str, np.ndarray] = field(default_factory=dict)
 
@@ -90,6 +97,7 @@ class Cloud:
             COLORS: self.colors,
             POINT_LABELS: self.point_labels,
             PLACES: self.places,
+            LABEL_COUNTS: self.label_counts,
         }
 
 
@@ -110,10 +118,11 @@ def check_cloud(cloud: Cloud) -> None:
         dtype, shape = CLOUD_ARRAYS[member]
         if len(array) == 0:
             continue
-        if array.dtype != np.dtype(dtype) or array.shape != (cloud.num_points, *shape[1:]):
+        width = array.shape[1:] if 0 in shape[1:] and array.ndim == len(shape) else shape[1:]
+        if array.dtype != np.dtype(dtype) or array.shape != (cloud.num_points, *width):
             raise SchemaError(
                 f"{member} of {cloud.source_id!r}: {array.dtype} {array.shape}; it must be "
-                f"{np.dtype(dtype)} {(cloud.num_points, *shape[1:])}"
+                f"{np.dtype(dtype)} {(cloud.num_points, *width)}"
             )
         if array.dtype.kind == "f" and not np.isfinite(array).all():
             raise SchemaError(
@@ -168,6 +177,7 @@ def decode_cloud(members: Mapping[str, bytes], check_values: bool = True) -> Clo
         colors=array(COLORS),
         point_labels=array(POINT_LABELS),
         places=array(PLACES),
+        label_counts=array(LABEL_COUNTS),
     )
     if check_values:
         check_cloud(cloud)

@@ -39,6 +39,7 @@ _WIDTHS: dict[PointFeature, int] = {
     "color": 3,  # 0..1
     "place": 3,  # share of the room's extent
 }
+Subset = Literal["first", "random", "crop"]
 _MEMBER_OF: dict[PointFeature, str] = {"normal": NORMALS, "color": COLORS, "place": PLACES}
 
 _READ_AHEAD_CLOUDS = 64
@@ -59,7 +60,9 @@ class CloudDataConfig:
         split_seed: of both draws.
         num_points: of a cloud.
         subset: which points of a stored cloud are trained on: the `first` ones, as protocols have
-            it, or `random` ones. Evaluation takes the first.
+            it, or `random` ones, of which evaluation takes the first; or, of whole rooms, a `crop`:
+            those nearest to one of them, again and again where there are fewer, moved to the middle
+            of the floor. Evaluation takes crops until every point was in one.
         normalise: `unit_sphere` moves the mean to the origin and the farthest point to the sphere;
             `none` leaves the data set's own unit.
         augment: changes in training.
@@ -77,7 +80,7 @@ class CloudDataConfig:
     label_share: float = 1.0
     split_seed: int = 0
     num_points: int = 1024
-    subset: Literal["first", "random"] = "first"
+    subset: Subset = "first"
     normalise: Literal["unit_sphere", "none"] = "unit_sphere"
     augment: CloudAugmentConfig = field(default_factory=CloudAugmentConfig)
     read_ahead: int = 2
@@ -144,13 +147,18 @@ class CloudView:
 
 @dataclass(frozen=True, slots=True)
 class CloudItem:
-    """One cloud of a batch; the fields are CloudBatch's without the batch axis."""
+    """One cloud of a batch; the fields are CloudBatch's without the batch axis.
+
+    Attributes:
+        rows: which point of the stored cloud each point is.
+    """
 
     key: str
     points: Float32[np.ndarray, "N 3"]
     features: Float32[np.ndarray, "N C"]
     label: int
     point_labels: Int64[np.ndarray, " N_labels"]
+    rows: Int64[np.ndarray, " N"]
 
 
 def training_clouds(
@@ -191,7 +199,8 @@ def training_clouds(
         assert cloud is not None  # the reader raises on damage
         generator = np.random.default_rng([plan.seed, epoch, row])
         label = int(dataset.labels[row])
-        return make_item(cloud, label, config, view, config.augment, generator, config.subset)
+        chosen = choose_points(cloud, view, config.subset, generator)
+        return make_item(cloud, label, chosen, config, view, config.augment, generator)
 
     stream = dataset.reader.stream(requests(), _READ_AHEAD_CLOUDS)
     with closing(stream), ThreadPoolExecutor(config.threads, "clouds") as pool:
@@ -235,11 +244,13 @@ def evaluation_clouds(
         ShardError: a cloud cannot be read.
     """
     augment = VOTE if vote else UNCHANGED
+    subset: Subset = "crop" if config.subset == "crop" else "first"
 
     def make(row: int, cloud: Cloud | None) -> CloudItem:
         assert cloud is not None  # the reader raises on damage
         generator = np.random.default_rng([vote, row])
-        return make_item(cloud, int(dataset.labels[row]), config, view, augment, generator, "first")
+        chosen = choose_points(cloud, view, subset, generator)
+        return make_item(cloud, int(dataset.labels[row]), chosen, config, view, augment, generator)
 
     stream = dataset.reader.stream(map(Request, rows.tolist()), _READ_AHEAD_CLOUDS)
     with closing(stream), ThreadPoolExecutor(config.threads, "clouds") as pool:
@@ -248,38 +259,59 @@ def evaluation_clouds(
             yield collate_clouds(list(pool.map(make, chosen, islice(stream, len(chosen)))))
 
 
-def make_item(
-    cloud: Cloud,
-    label: int,
-    config: CloudDataConfig,
-    view: CloudView,
-    augment: CloudAugmentConfig,
-    generator: np.random.Generator,
-    subset: Literal["first", "random"],
-) -> CloudItem:
-    """Choose points of a stored cloud, normalise and change them.
+def choose_points(
+    cloud: Cloud, view: CloudView, subset: Subset, generator: np.random.Generator
+) -> Int64[np.ndarray, " N"]:
+    """Choose rows of a stored cloud.
 
     Raises:
         DatasetError: it has fewer points than are asked for.
     """
+    if subset == "crop":
+        centre = cloud.points[generator.integers(cloud.num_points)]
+        return nearest_rows(cloud.points, centre, view.num_points)
     if cloud.num_points < view.num_points:
         raise DatasetError(
             f"data.num_points={view.num_points}: cloud {cloud.source_id!r} holds "
             f"{cloud.num_points}; ask for fewer"
         )
-    match subset:
-        case "first":
-            chosen = np.arange(view.num_points)
-        case "random":
-            chosen = generator.choice(cloud.num_points, view.num_points, replace=False)
+    if subset == "random":
+        return generator.choice(cloud.num_points, view.num_points, replace=False)
+    return np.arange(view.num_points)
+
+
+def nearest_rows(
+    points: Float32[np.ndarray, "P 3"], centre: Float32[np.ndarray, " 3"], count: int
+) -> Int64[np.ndarray, " count"]:
+    """Find the points nearest to one, nearest first; again and again where there are fewer."""
+    squared = np.square(points - centre).sum(axis=1)
+    near = np.arange(len(points))
+    if count < len(points):
+        near = np.argpartition(squared, count - 1)[:count]
+    return np.resize(near[np.argsort(squared[near], kind="stable")], count)
+
+
+def make_item(
+    cloud: Cloud,
+    label: int,
+    chosen: Int64[np.ndarray, " N"],
+    config: CloudDataConfig,
+    view: CloudView,
+    augment: CloudAugmentConfig,
+    generator: np.random.Generator,
+) -> CloudItem:
+    """Take the chosen points of a stored cloud, normalise and change them."""
     points = cloud.points[chosen]
+    if config.subset == "crop":
+        middle, floor = points.mean(axis=0), cloud.points[:, 1].min()
+        points = points - np.array([middle[0], floor, middle[2]], dtype=np.float32)
     normals, colors, places = (
         array[chosen] if len(array) else array
         for array in (cloud.normals, cloud.colors, cloud.places)
     )
     if config.normalise == "unit_sphere":
         points = to_unit_sphere(points)
-    height = points[:, 1:2] - points[:, 1].min()
+    height = points[:, 1:2] - (0 if config.subset == "crop" else points[:, 1].min())
     changed = change_cloud(points, normals, augment, generator)
     kept = colors / np.float32(255)
     if augment.color_drop and generator.random() < augment.color_drop:
@@ -292,6 +324,7 @@ def make_item(
         features=_features(view, changed, height, kept, places)[order],
         label=label,
         point_labels=(labels[order] if len(labels) else labels).astype(np.int64),
+        rows=chosen[order],
     )
 
 

@@ -50,7 +50,8 @@ def _take(
     if dataset.info.class_names:
         return take_share(rows, dataset.labels, share, seed)
     (source_ids,) = dataset.reader.manifest.read_texts("source_id")
-    rooms = np.array([source_ids[row].rpartition("/")[0] for row in rows.tolist()])
+    # Area_1/office_3 is a room, and Area_1/office_3/0007 a block of it.
+    rooms = np.array(["/".join(source_ids[row].split("/")[:2]) for row in rows.tolist()])
     names = np.unique(rooms)
     count = max(1, round(share * len(names)))
     taken = np.random.default_rng([seed, 0]).permutation(len(names))[:count]

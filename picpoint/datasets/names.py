@@ -17,6 +17,7 @@ DatasetName = Literal[
     "shapenetpart_h5",
     "shapenetpart_text",
     "s3dis_blocks",
+    "s3dis_rooms",
     "folder",
     "rendered",
 ]

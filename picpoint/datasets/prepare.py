@@ -1,5 +1,6 @@
 """How does a data set of others become a labelled shard set? Read once, checked, and published."""
 
+import functools
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from itertools import chain, islice
@@ -26,6 +27,17 @@ from shards.manifest import Manifest, load_manifest, publish_manifest, publish_p
 from shards.schema import SchemaError
 from shards.store import open_store
 
+# Those of which nothing is to be chosen.
+_OF_A_FOLDER: dict[str, Callable[[Path], CloudSource]] = {
+    "modelnet40_h5": modelnet.open_h5,
+    "modelnet40_resampled": functools.partial(modelnet.open_resampled, num_classes=40),
+    "modelnet10_resampled": functools.partial(modelnet.open_resampled, num_classes=10),
+    "shapenetpart_h5": shapenetpart.open_h5,
+    "shapenetpart_text": shapenetpart.open_text,
+    "s3dis_blocks": s3dis.open_blocks,
+    "s3dis_rooms": s3dis.open_rooms,
+}
+
 
 def open_source(
     name: DatasetName,
@@ -51,24 +63,16 @@ def open_source(
     """
     root = Path(place)
     match name:
-        case "modelnet40_h5":
-            return modelnet.open_h5(root)
-        case "modelnet40_resampled" | "modelnet10_resampled":
-            return modelnet.open_resampled(root, 40 if "40" in name else 10)
         case "modelnet40_off" | "modelnet10_off" | "shapenetcore" | "sweethome3d" | "kicad":
             return meshes.open_set(name, root, holdout, MeshConfig(num_points, up, partial))
         case "scanobjectnn_obj_bg" | "scanobjectnn_obj_only" | "scanobjectnn_pb_t50_rs":
             return scanobjectnn.open_variant(root, name)
-        case "shapenetpart_h5":
-            return shapenetpart.open_h5(root)
-        case "shapenetpart_text":
-            return shapenetpart.open_text(root)
-        case "s3dis_blocks":
-            return s3dis.open_blocks(root)
         case "folder":
             return folder.open_folder(root, num_points, up)
         case "rendered":
             return rendered.open_rendered(place, holdout)
+        case _:
+            return _OF_A_FOLDER[name](root)
 
 
 def prepare(

@@ -4,6 +4,11 @@
                    block) and ply_data_all_*.h5 with data (n, 4096, 9) and label (n, 4096): columns
                    of squares of floor, 1 m wide, of which 4,096 points were drawn, again and again
                    where there were fewer. 23,585 blocks, 6,852 of them in Area_5.
+    s3dis_rooms    stanford_indoor3d/ Area_1_office_3.npy and so on, (n, 7) numbers: x y z, r g b
+                   0..255, label. Rooms become clouds of a point for every voxel of 4 cm that is not
+                   empty: the mean of its points, the label of most of them, and how many of them
+                   have which label, so that all points of the files are measured on. 272 rooms, 68
+                   of them in Area_5.
 
 Metres, z up in the files. Columns 0 to 2 of a block are positions about the middle of its square,
 3 to 5 colours, 0..1, and 6 to 8 shares of the room's extent. Splits are the areas: published
@@ -16,16 +21,19 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import Float64
 
 from picpoint.data.dataset import DatasetInfo
 from picpoint.datasets.hdf5 import opened, read_labels, read_points
 from picpoint.datasets.source import (
     BrokenDataError,
     CloudSource,
+    MissingDataError,
     find_file,
     read_lines,
     z_up_to_y_up,
 )
+from picpoint.datasets.voxels import gather_voxels
 from shards.clouds import Cloud
 
 THINGS = (
@@ -34,6 +42,13 @@ THINGS = (
 )
 _URL = "http://buildingparser.stanford.edu/dataset.html (for research, by a form)"
 _NUM_BLOCKS = 23_585
+_NUM_ROOMS = 272
+# As PointNeXt and Point Transformer take them.
+VOXEL_M = 0.04
+# Farther from its origin no room lies.
+_FARTHEST_M = 10_000
+# Rows of a room that are in memory at once.
+_PIECE_ROWS = 1 << 18
 _ROOM = re.compile(r"(Area_[1-6])_([A-Za-z]+_\d+)")
 
 
@@ -66,6 +81,73 @@ def open_blocks(folder: Path) -> CloudSource:
 
     info = DatasetInfo("s3dis_blocks", (), THINGS, {}, _URL)
     return CloudSource(info, {}, read, num_published=_NUM_BLOCKS)
+
+
+def open_rooms(folder: Path) -> CloudSource:
+    """Open whole rooms.
+
+    Raises:
+        MissingDataError: there are none.
+    """
+    inner = folder / "stanford_indoor3d"
+    root = inner if inner.is_dir() else folder
+    files = sorted(path for path in root.glob("Area_*.npy") if _ROOM.fullmatch(path.stem))
+    if not files:
+        raise MissingDataError(
+            f"{root}: no rooms such as Area_1_office_3.npy; --from must name the folder that holds "
+            f"stanford_indoor3d, as scripts make it of the data set's text files (the data: {_URL})"
+        )
+    info = DatasetInfo("s3dis_rooms", (), THINGS, {}, _URL)
+    return CloudSource(info, {}, lambda: map(_read_room, files), num_published=_NUM_ROOMS)
+
+
+def _read_room(path: Path) -> Cloud:
+    """Read a room of any size: a piece at a time, of which its voxels are kept."""
+    voxels = gather_voxels(_pieces_of(path), VOXEL_M, len(THINGS))
+    low, high = voxels.positions.min(axis=0), voxels.positions.max(axis=0)
+    places = (voxels.positions - low) / np.where(high > low, high - low, 1)
+    return Cloud(
+        _room(path.stem, path),
+        "",
+        z_up_to_y_up(voxels.positions.astype(np.float32)),
+        colors=np.rint(voxels.colors).astype(np.uint8),
+        point_labels=voxels.label_counts.argmax(axis=1).astype(np.uint8),
+        places=places[:, [0, 2, 1]].astype(np.float32),
+        label_counts=voxels.label_counts,
+    )
+
+
+def _open_rows(path: Path) -> np.ndarray:
+    try:
+        rows = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise BrokenDataError(f"{path}: no whole array ({error}); make it again") from error
+    if rows.ndim != 2 or rows.shape[1] != 7 or rows.dtype.kind != "f" or not len(rows):
+        raise BrokenDataError(
+            f"{path}: {rows.dtype} {rows.shape}; (n, 7) numbers are needed, x y z r g b label"
+        )
+    return rows
+
+
+def _pieces_of(path: Path) -> Iterator[Float64[np.ndarray, "n 7"]]:
+    for start in range(0, len(_open_rows(path)), _PIECE_ROWS):
+        # Opened for each piece: what was read of an open file counts as memory of this process.
+        piece = _open_rows(path)[start : start + _PIECE_ROWS].astype(np.float64)
+        colors, labels = piece[:, 3:6], piece[:, 6]
+        if not np.isfinite(piece).all():
+            bad = start + int(np.flatnonzero(~np.isfinite(piece).all(axis=1))[0])
+            raise BrokenDataError(f"{path}: NaN or infinity in row {bad}; make it again")
+        if np.abs(piece[:, :3]).max() > _FARTHEST_M or colors.min() < 0 or colors.max() > 255:
+            raise BrokenDataError(
+                f"{path}: positions as far as {np.abs(piece[:, :3]).max():g} and colours from "
+                f"{colors.min():g} to {colors.max():g}; metres and 0 to 255 are needed"
+            )
+        if labels.min() < 0 or labels.max() >= len(THINGS) or (labels % 1).any():
+            raise BrokenDataError(
+                f"{path}: labels from {labels.min():g} to {labels.max():g}; they must be whole "
+                f"numbers from 0 to {len(THINGS) - 1}: is this another data set's file?"
+            )
+        yield piece
 
 
 def _room(line: str, path: Path) -> str:

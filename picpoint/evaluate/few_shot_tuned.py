@@ -20,7 +20,9 @@ from torch.nn import functional
 from picpoint.batch import CloudBatch, move_batch
 from picpoint.data.clouds import (
     CloudDataConfig,
+    CloudItem,
     CloudView,
+    choose_points,
     collate_clouds,
     evaluation_clouds,
     make_item,
@@ -160,20 +162,14 @@ def _batch(
 ) -> CloudBatch:
     config = clouds.config
     view = CloudView(config.num_points, needs_farthest_first(encoder))
-    return collate_clouds(
-        [
-            make_item(
-                cloud,
-                int(clouds.dataset.labels[row]),
-                config,
-                view,
-                config.augment,
-                np.random.default_rng([seed, epoch, row]),
-                config.subset,
-            )
-            for row, cloud in chosen
-        ]
-    )
+
+    def item(row: int, cloud: Cloud) -> CloudItem:
+        generator = np.random.default_rng([seed, epoch, row])
+        points = choose_points(cloud, view, config.subset, generator)
+        label = int(clouds.dataset.labels[row])
+        return make_item(cloud, label, points, config, view, config.augment, generator)
+
+    return collate_clouds([item(row, cloud) for row, cloud in chosen])
 
 
 def _step(

@@ -24,6 +24,7 @@ from picpoint.scores import (
 from picpoint.task_model import TaskNetwork
 from picpoint.train.finetune_settings import FinetuneConfig
 from picpoint.train.precision import ResolvedPrecision, autocast
+from picpoint.train.room_evaluation import room_confusion
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +66,10 @@ def evaluate(
     """
     network.eval()
     own = rows[this_rank() :: num_ranks()]
+    if config.data.subset == "crop":
+        counts = room_confusion(network, dataset, own, config, precision, device)
+        counts = global_sum(counts.to(device))
+        return Evaluation(scene_figures(counts), counts.cpu())
     tally = _Tally(config, dataset, device)
     voted = _Tally(config, dataset, device) if votes else None
     for batches in _views_of(dataset, own, config, votes):

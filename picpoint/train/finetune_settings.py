@@ -5,7 +5,7 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from picpoint.data.clouds import CloudDataConfig, CloudView, PointFeature
+from picpoint.data.clouds import CloudDataConfig, CloudView, PointFeature, Subset
 from picpoint.data.dataset import Dataset, DatasetError
 from picpoint.data.dataset_split import Split, split_clouds
 from picpoint.encoders.dgcnn import DgcnnConfig
@@ -22,6 +22,7 @@ from picpoint.train.checkpoint import Retention
 from picpoint.train.precision import PrecisionName, ResolvedPrecision
 from picpoint.train.settings import JsonValue, flatten_settings
 from picpoint.train.state import OptimConfig
+from shards.clouds import LABEL_COUNTS
 from shards.errors import PlanError
 from shards.plan import ReadPlan
 
@@ -119,6 +120,11 @@ class FinetuneConfig:
                 "task=classify and weights=..."
             )
 
+        if self.data.subset == "crop" and (self.task != "scenes" or self.votes):
+            raise ValueError(
+                f"data.subset=crop: whole rooms are for task=scenes, and votes=0, not {self.task} "
+                f"and {self.votes}: overlapping crops are added already"
+            )
         if self.task == "scenes" and self.data.normalise != "none":
             raise ValueError(
                 f"data.normalise={self.data.normalise}: lengths of scenes are metres, and places "
@@ -185,7 +191,7 @@ def choose_clouds(config: FinetuneConfig, dataset: Dataset) -> Clouds:
         case "parts":
             _check_parts(dataset)
         case "scenes":
-            _check_scenes(dataset)
+            _check_scenes(dataset, config.data.subset)
     if len(train) < config.global_batch:
         raise PlanError(
             f"global_batch={config.global_batch}: only {len(train)} clouds of "
@@ -211,12 +217,17 @@ def _check_parts(dataset: Dataset) -> None:
         )
 
 
-def _check_scenes(dataset: Dataset) -> None:
+def _check_scenes(dataset: Dataset, subset: Subset) -> None:
     if not dataset.info.part_names or dataset.info.parts_of_class:
         raise DatasetError(
             f"{dataset.reader.manifest.url}: {dataset.info.name} does not say what things the "
             "labels of points are; task=scenes needs a data set like S3DIS"
         )
+    names = {member.name for member in dataset.reader.manifest.row(0).members}
+    are_rooms = LABEL_COUNTS in names
+    if are_rooms != (subset == "crop"):
+        held = "whole rooms; take data.subset=crop" if are_rooms else "no whole rooms"
+        raise DatasetError(f"data.subset={subset}: {dataset.info.name} holds {held}")
 
 
 def build_network(config: FinetuneConfig, dataset: Dataset) -> TaskNetwork:

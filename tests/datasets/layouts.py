@@ -111,3 +111,17 @@ def write_s3dis_blocks(folder: Path) -> None:
         with h5py.File(root / f"ply_data_all_{number}.h5", "w") as file:
             file["data"] = data.astype(np.float32)
             file["label"] = rng.integers(0, 13, (2, 4096), dtype=np.uint8)
+
+
+def write_s3dis_rooms(folder: Path) -> dict[str, np.ndarray]:
+    """Three rooms of 4 x 5 x 3 metres, 2,000 points each; gives their rows."""
+    root = folder / "stanford_indoor3d"
+    root.mkdir()
+    rooms = {}
+    for number, room in enumerate(S3DIS_ROOMS):
+        rng = np.random.default_rng(number)
+        labels = rng.integers(0, 13, (2000, 1))
+        colors = rng.integers(0, 256, (2000, 3))
+        rooms[room] = np.hstack([rng.random((2000, 3)) * [4, 5, 3], colors, labels])
+        np.save(root / f"{room}.npy", rooms[room].astype(np.float32))
+    return rooms

@@ -90,3 +90,25 @@ def scenes() -> Iterator[Cloud]:
                     point_labels=labels,
                     places=np.clip(points * [0.1, 0.3, 0.1] + [0.5, 0, 0.5], 0, 1).astype("f4"),
                 )
+
+
+def rooms() -> Iterator[Cloud]:
+    """Whole rooms of two areas; every tenth point stands also for a raw point of another label."""
+    for area, num_rooms in {"Area_1": 6, "Area_5": 2}.items():
+        for room in range(num_rooms):
+            rng = np.random.default_rng([int(area[-1]), room])
+            points = rng.uniform(0, 3, (200 + 20 * room, 3)).astype(np.float32)
+            labels = rng.integers(0, 3, len(points)).astype(np.uint8)
+            points[labels == 0, 1] = 0
+            colors = np.array([[120, 120, 120], [250, 5, 5], [5, 5, 250]], np.uint8)
+            counts = 3 * np.eye(3, dtype=np.uint32)[labels]
+            counts[::10] += np.eye(3, dtype=np.uint32)[(labels[::10] + 1) % 3]
+            yield Cloud(
+                f"{area}/room_{room}",
+                "",
+                points,
+                colors=colors[labels],
+                point_labels=labels,
+                places=points / 3,
+                label_counts=counts,
+            )

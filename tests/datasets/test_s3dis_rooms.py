@@ -1,0 +1,132 @@
+"""Whole rooms become voxels piece by piece, and every raw point is counted."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import layouts
+import numpy as np
+import pytest
+
+from picpoint.data.split import HoldoutConfig
+from picpoint.datasets import s3dis
+from picpoint.datasets.prepare import open_source, prepare
+from picpoint.datasets.source import BrokenDataError, MissingDataError
+from picpoint.datasets.voxels import gather_voxels
+from shards.cloud_sets import CloudReader
+from shards.clouds import LABEL_COUNTS, Cloud
+from shards.member_reader import Request
+from shards.schema import COLORS
+
+
+def read(folder: Path) -> dict[str, Cloud]:
+    source = open_source("s3dis_rooms", str(folder), 64, HoldoutConfig())
+    return {cloud.source_id: cloud for cloud in source.read()}
+
+
+def test_voxels_are_means_and_counts_of_their_points() -> None:
+    rows = np.array(
+        [
+            [0.1, 0.2, 0.3, 10, 20, 30, 1],
+            [0.3, 0.2, 0.1, 20, 40, 60, 1],
+            [0.2, 0.2, 0.2, 30, 60, 90, 0],
+            [-0.1, 0.2, 0.3, 1, 2, 3, 2],  # on the other side of the voxels' common face
+            [0.1, 0.2, 0.5, 4, 5, 6, 0],
+        ]
+    )
+    # In order of x, then y, then z; pieces of any size give the same.
+    for size in (1, 2, 5):
+        pieces = (rows[start : start + size] for start in range(0, 5, size))
+        voxels = gather_voxels(pieces, 0.5, 3)
+        np.testing.assert_allclose(
+            voxels.positions, [[-0.1, 0.2, 0.3], [0.2, 0.2, 0.2], [0.1, 0.2, 0.5]]
+        )
+        np.testing.assert_allclose(voxels.colors, [[1, 2, 3], [20, 40, 60], [4, 5, 6]])
+        np.testing.assert_array_equal(voxels.label_counts, [[0, 0, 1], [1, 2, 0], [1, 0, 0]])
+
+
+def test_a_point_too_far_for_the_numbers_of_voxels_is_refused() -> None:
+    with pytest.raises(ValueError, match="60000 from the origin"):
+        gather_voxels([np.array([[60_000.0, 0, 0, 0, 0, 0, 0]])], 0.05, 1)
+
+
+def test_rooms_are_named_turned_and_hold_every_point(tmp_path: Path) -> None:
+    rooms = layouts.write_s3dis_rooms(tmp_path)
+    clouds = read(tmp_path)
+    assert set(clouds) == {"Area_1/office_1", "Area_1/WC_2", "Area_5/hallway_6"}
+    cloud, rows = clouds["Area_5/hallway_6"], rooms["Area_5_hallway_6"]
+    counted = cloud.label_counts.sum(axis=0)
+    np.testing.assert_array_equal(counted, np.bincount(rows[:, 6].astype(int), minlength=13))
+    np.testing.assert_array_equal(cloud.point_labels, cloud.label_counts.argmax(axis=1))
+    # z is up in the file, and y here.
+    weights = cloud.label_counts.sum(axis=1) / len(rows)
+    mean = rows[:, :3].mean(axis=0)
+    np.testing.assert_allclose(weights @ cloud.points, mean[[0, 2, 1]] * [1, 1, -1], rtol=1e-5)
+    low, high = cloud.points.min(axis=0), cloud.points.max(axis=0)
+    shares = (cloud.points - low) / (high - low)
+    shares[:, 2] = 1 - shares[:, 2]
+    np.testing.assert_allclose(cloud.places, shares, atol=1e-5)
+
+
+def test_pieces_of_a_room_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    layouts.write_s3dis_rooms(tmp_path)
+    whole = read(tmp_path)["Area_1/WC_2"]
+    monkeypatch.setattr(s3dis, "_PIECE_ROWS", 7)
+    pieces = read(tmp_path)["Area_1/WC_2"]
+    np.testing.assert_allclose(pieces.points, whole.points, rtol=1e-6)
+    np.testing.assert_array_equal(pieces.label_counts, whole.label_counts)
+
+
+def test_rooms_in_shards_are_the_rooms(tmp_path: Path) -> None:
+    layouts.write_s3dis_rooms(tmp_path)
+    source = open_source("s3dis_rooms", str(tmp_path), 64, HoldoutConfig())
+    manifest = prepare(source, str(tmp_path / "out"), partial=True)
+    reader = CloudReader(manifest, members=(COLORS, LABEL_COUNTS))
+    stored = [reader.read(Request(row)) for row in range(3)]
+    for cloud in stored:
+        assert cloud is not None
+        room = read(tmp_path)[cloud.source_id]
+        np.testing.assert_array_equal(cloud.label_counts, room.label_counts)
+        np.testing.assert_array_equal(cloud.colors, room.colors)
+    with pytest.raises(BrokenDataError, match="published are 272 of all splits"):
+        prepare(source, str(tmp_path / "other"), partial=False)
+
+
+def change(column: int, row: int, value: float) -> Callable[[Path], None]:
+    def do(path: Path) -> None:
+        rows = np.load(path)
+        rows[row, column] = value
+        np.save(path, rows)
+
+    return do
+
+
+@pytest.mark.parametrize(
+    ("breaking", "message"),
+    [
+        (change(1, 1234, np.nan), "NaN or infinity in row 1234"),
+        (change(6, 0, 13), "labels from 0 to 13"),
+        (change(6, 0, 2.5), "whole numbers from 0 to 12"),
+        (change(3, 0, 256), "colours from 0 to 256"),
+        (change(0, 0, 20_000), "positions as far as 20000"),
+        (lambda path: np.save(path, np.load(path)[:, :6]), r"\(2000, 6\)"),
+        (lambda path: np.save(path, np.load(path)[:0]), r"\(0, 7\)"),
+        (lambda path: np.save(path, np.load(path).astype(object)), "no whole array"),
+        (lambda path: path.write_bytes(path.read_bytes()[:5000]), "no whole array"),
+        (lambda path: path.write_bytes(b""), "no whole array"),
+    ],
+)
+def test_broken_rooms_are_told(
+    tmp_path: Path, breaking: Callable[[Path], None], message: str
+) -> None:
+    layouts.write_s3dis_rooms(tmp_path)
+    path = tmp_path / "stanford_indoor3d" / "Area_5_hallway_6.npy"
+    breaking(path)
+    with pytest.raises(BrokenDataError, match=message) as error:
+        read(tmp_path)
+    assert str(path) in str(error.value)
+
+
+def test_a_folder_without_rooms_says_what_is_wanted(tmp_path: Path) -> None:
+    np.save(tmp_path / "Area_7_office_1.npy", np.zeros((1, 7)))
+    with pytest.raises(MissingDataError, match="no rooms such as Area_1_office_3.npy"):
+        read(tmp_path)

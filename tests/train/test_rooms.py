@@ -1,0 +1,148 @@
+"""Whole rooms: trained on in crops, and every raw point is told and counted."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from cloud_sets import SCENES_INFO, rooms, scenes, write_set
+from torch import nn
+
+from picpoint.batch import CloudBatch
+from picpoint.data.cloud_augment import CloudAugmentConfig
+from picpoint.data.clouds import CloudDataConfig, CloudView, choose_points, nearest_rows
+from picpoint.data.dataset import DatasetError, open_dataset
+from picpoint.data.dataset_split import split_clouds
+from picpoint.encoders.pointnext import PointNextConfig
+from picpoint.scores import scene_figures
+from picpoint.train.examples import load_examples
+from picpoint.train.finetune import finetune
+from picpoint.train.finetune_result import read_result
+from picpoint.train.finetune_settings import FinetuneConfig
+from picpoint.train.room_evaluation import room_confusion
+from picpoint.train.state import OptimConfig
+from shards.cloud_sets import CloudReader
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def whole_rooms(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_set(tmp_path_factory.mktemp("whole"), list(rooms()), SCENES_INFO)
+
+
+@pytest.fixture
+def config(whole_rooms: Path) -> FinetuneConfig:
+    """Three steps an epoch."""
+    return FinetuneConfig(
+        task="scenes",
+        data=CloudDataConfig(
+            shards=str(whole_rooms),
+            train=("Area_1",),
+            test=("Area_5",),
+            num_points=64,
+            subset="crop",
+            normalise="none",
+            augment=CloudAugmentConfig(rotation="yaw", scale_min=0.9, scale_max=1.1, shift=0.0),
+        ),
+        point_encoder=PointNextConfig(
+            width=16, strides=(2, 2), blocks=(0, 1), radius=0.6, num_neighbours=6, local_stage=1
+        ),
+        optim=OptimConfig(lr=3e-3),
+        label_smoothing=0.0,
+        global_batch=2,
+        ghost_batch=2,
+        epochs=60,
+        eval_every=60,
+        eval_batch=3,
+        precision="fp32",
+        log_every=1,
+    )
+
+
+class ByColour(nn.Module):
+    """Says which thing a point is by its colour, as all points here may be told."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[int] = []
+
+    def forward(self, batch: CloudBatch) -> torch.Tensor:
+        self.seen.append(len(batch.keys))
+        red, _, blue = batch.features[..., :3].unbind(-1)
+        return torch.stack([torch.full_like(red, 0.5), red, blue], dim=-1)
+
+
+def test_every_raw_point_is_told_by_its_voxel(config: FinetuneConfig) -> None:
+    dataset = open_dataset(CloudReader(config.data.shards, members=config.view.members))
+    rows = dataset.rows_of(["Area_5"])
+    network = ByColour()
+    counts = room_confusion(network, dataset, rows, config, "fp32", CPU)  # pyright: ignore
+    expected = torch.zeros(3, 3, dtype=torch.int64)
+    for room in rooms():
+        if room.source_id.startswith("Area_5"):
+            for label, held in zip(room.point_labels, room.label_counts, strict=True):
+                expected[:, int(label)] += torch.from_numpy(held.astype(np.int64))
+    assert torch.equal(counts, expected)
+    assert expected.fill_diagonal_(0).sum() > 0  # raw points that their voxel tells wrong
+    assert max(network.seen) == config.eval_batch
+
+
+def test_a_room_of_fewer_points_than_a_crop_is_measured_too(config: FinetuneConfig) -> None:
+    large = dataclasses.replace(config, data=dataclasses.replace(config.data, num_points=1000))
+    dataset = open_dataset(CloudReader(config.data.shards, members=config.view.members))
+    rows = dataset.rows_of(["Area_5"])
+    network = ByColour()
+    counts = room_confusion(network, dataset, rows, large, "fp32", CPU)  # pyright: ignore
+    again = room_confusion(network, dataset, rows, config, "fp32", CPU)  # pyright: ignore
+    assert torch.equal(counts, again)
+    assert network.seen[:2] == [1, 1]  # a crop for each room
+
+
+def test_things_of_whole_rooms_are_learnt(config: FinetuneConfig, tmp_path: Path) -> None:
+    list(finetune(config, tmp_path, CPU))
+    result = read_result(tmp_path)
+    assert (result.num_train, result.num_evaluated) == (6, 2)
+    counts = torch.tensor(result.confusion)
+    total = sum(
+        int(room.label_counts.sum()) for room in rooms() if room.source_id.startswith("Area_5")
+    )
+    assert counts.sum() == total
+    assert result.last == pytest.approx(scene_figures(counts))
+    # All floor would have an mIoU of 1/9.
+    assert result.last["miou"] > 0.6
+    assert {len(each.points) for each in load_examples(tmp_path)} == {64}
+
+
+def test_a_crop_is_the_nearest_points_on_the_floor() -> None:
+    (room, *_) = rooms()
+    view = CloudView(50, farthest_first=False)
+    chosen = choose_points(room, view, "crop", np.random.default_rng(3))
+    far = np.linalg.norm(room.points - room.points[chosen[0]], axis=1)
+    assert set(chosen.tolist()) == set(np.argsort(far)[:50].tolist())
+    assert (np.diff(far[chosen]) >= 0).all()
+    points = np.zeros((3, 3), np.float32)
+    assert nearest_rows(points, points[0], 7).tolist() == [0, 1, 2, 0, 1, 2, 0]
+
+
+def test_validation_holds_back_some_rooms_of_an_area(config: FinetuneConfig) -> None:
+    data = dataclasses.replace(config.data, evaluate_on="validation", validation_share=0.3)
+    dataset = open_dataset(CloudReader(data.shards))
+    split = split_clouds(data, dataset)
+    assert (len(split.train), len(split.evaluated)) == (4, 2)
+    assert not set(split.train) & set(split.evaluated)
+
+
+def test_rooms_are_cropped_and_blocks_are_not(config: FinetuneConfig, tmp_path: Path) -> None:
+    whole = dataclasses.replace(config, data=dataclasses.replace(config.data, subset="first"))
+    with pytest.raises(DatasetError, match=r"whole rooms; take data\.subset=crop"):
+        next(finetune(whole, tmp_path / "a", CPU))
+    blocks = write_set(tmp_path / "blocks", list(scenes()), SCENES_INFO)
+    data = dataclasses.replace(config.data, shards=str(blocks))
+    with pytest.raises(DatasetError, match="no whole rooms"):
+        next(finetune(dataclasses.replace(config, data=data), tmp_path / "b", CPU))
+    with pytest.raises(ValueError, match=r"data\.subset=crop.*votes=0"):
+        dataclasses.replace(config, votes=10)
+    with pytest.raises(ValueError, match=r"data\.subset=crop.*not classify"):
+        dataclasses.replace(config, task="classify")
