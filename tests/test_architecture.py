@@ -62,7 +62,7 @@ MAY_IMPORT = {
         "weights",
     },
     "weights": {"batch", "encoders", "heads", "model", "ops", "optional", "publish"},
-    "report": {"batch", "data", "evaluate", "geometry", "publish", "shards", "train"},
+    "report": {"batch", "data", "evaluate", "geometry", "publish", "scores", "shards", "train"},
 }
 ONLY_IN_CLUSTER = {"ray", "hydra", "omegaconf"}
 KAOLIN_FILE = Path("picpoint/render/kaolin_renderer.py")

@@ -3,13 +3,16 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import torch
+
 from picpoint.report.blocks import Block, Details, Paragraph, Section
 from picpoint.report.cost_charts import CostDot, cost_charts
 from picpoint.report.probes import Probed
 from picpoint.report.protocol import Check, check_finetuning, check_probe, differences
 from picpoint.report.published import BENCHMARKS, Benchmark, Printed, PublishedRow
-from picpoint.report.run_groups import Finetuning, Spread, group_runs
+from picpoint.report.run_groups import Finetuning, RunGroup, Spread, group_folds, group_runs
 from picpoint.report.tables import NOTHING, Cell, Column, Row, Table, number, percent, table, word
+from picpoint.scores import scene_figures
 
 _OTHER_COSTS = "Published costs are of the networks for classification, ours of the whole network."
 
@@ -48,7 +51,9 @@ def comparison_sections(
     blocks: list[Block] = []
     not_run: list[Benchmark] = []
     for benchmark in BENCHMARKS:
-        ours = [*_tuned_on(benchmark, finetunings), *_probed_on(benchmark, probes)]
+        is_of_folds = len(benchmark.evaluated_on) > 1
+        tuned = _folds_of if is_of_folds else _tuned_on
+        ours = [*tuned(benchmark, finetunings), *_probed_on(benchmark, probes)]
         if ours:
             blocks += _blocks_of(benchmark, ours)
         else:
@@ -69,19 +74,41 @@ def comparison_sections(
 
 
 def _tuned_on(benchmark: Benchmark, runs: Sequence[Finetuning]) -> Iterator[OurRow]:
-    for group in group_runs(runs):
-        result = group.result
-        if result.dataset in benchmark.datasets and result.task == benchmark.measured_by:
-            yield OurRow(
-                name=f"picpoint: {group.encoder}, {group.beginning}",
-                runs=group.names,
-                figures={name: group.figure(name) for name in benchmark.figures},
-                num_seeds=len(group.runs),
-                parameters_m=result.parameters / 1e6 if result.parameters else None,
-                gflops=group.runs[0].gflops,
-                remark="",
-                checks=check_finetuning(benchmark, result),
-            )
+    for group in group_runs(_runs_of(benchmark, runs)):
+        figures = {name: group.figure(name) for name in benchmark.figures}
+        yield _tuned_row(benchmark, group, figures, len(group.runs))
+
+
+def _folds_of(benchmark: Benchmark, runs: Sequence[Finetuning]) -> Iterator[OurRow]:
+    """Sum the confusion matrices of a run on each split; of fewer runs there is no figure."""
+    for group in group_folds(_runs_of(benchmark, runs), benchmark.evaluated_on):
+        of_all = scene_figures(torch.tensor(group.confusion))
+        figures = {name: Spread(of_all[name], None) for name in benchmark.figures}
+        yield _tuned_row(benchmark, group, figures, num_seeds=1)
+
+
+def _runs_of(benchmark: Benchmark, runs: Sequence[Finetuning]) -> list[Finetuning]:
+    return [
+        run
+        for run in runs
+        if run.result.dataset in benchmark.datasets and run.result.task == benchmark.measured_by
+    ]
+
+
+def _tuned_row(
+    benchmark: Benchmark, group: RunGroup, figures: dict[str, Spread], num_seeds: int
+) -> OurRow:
+    result = group.result
+    return OurRow(
+        name=f"picpoint: {group.encoder}, {group.beginning}",
+        runs=group.names,
+        figures=figures,
+        num_seeds=num_seeds,
+        parameters_m=result.parameters / 1e6 if result.parameters else None,
+        gflops=group.runs[0].gflops,
+        remark="",
+        checks=check_finetuning(benchmark, result),
+    )
 
 
 def _probed_on(benchmark: Benchmark, probes: Sequence[Probed]) -> Iterator[OurRow]:

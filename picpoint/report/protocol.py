@@ -69,14 +69,11 @@ def differences(checks: Sequence[Check]) -> str:
 def _check_data(
     benchmark: Benchmark, result: FinetuneResult | FrozenResult, num_points: int | None
 ) -> list[Check]:
-    checks = [
-        Check(
-            "measured on",
-            "the test split",
-            result.evaluated_on,
-            not result.evaluated_on.startswith("validation"),
-        )
-    ]
+    asked = " or ".join(benchmark.evaluated_on) or "the test split"
+    is_kept = not result.evaluated_on.startswith("validation")
+    if benchmark.evaluated_on:
+        is_kept = result.evaluated_on in benchmark.evaluated_on
+    checks = [Check("measured on", asked, result.evaluated_on, is_kept)]
     if benchmark.counts:
         found = (result.num_train, result.num_evaluated)
         checks.append(
@@ -88,9 +85,9 @@ def _check_data(
             )
         )
     if benchmark.num_points:
-        asked = " or ".join(f"{count:,}" for count in benchmark.num_points)
+        numbers = " or ".join(f"{count:,}" for count in benchmark.num_points)
         found_points = "unknown" if num_points is None else f"{num_points:,}"
-        checks.append(Check("points", asked, found_points, num_points in benchmark.num_points))
+        checks.append(Check("points", numbers, found_points, num_points in benchmark.num_points))
     return checks
 
 

@@ -14,6 +14,8 @@ Item = TypeVar("Item")
 
 # Settings in which a run from pre-trained weights may differ from its control.
 _OF_BEGINNING = ("weights.sha256", "initialise", "freeze")
+# Settings in which the folds of a benchmark differ.
+_OF_SPLITS = ("data.train", "data.test", "data.digest")
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,14 +132,26 @@ def group_runs(runs: Sequence[Finetuning]) -> list[RunGroup]:
     return [RunGroup(tuple(group)) for group in groups]
 
 
+def group_folds(runs: Sequence[Finetuning], splits: Sequence[str]) -> list[RunGroup]:
+    """Put runs together, one for each split, that differ in what they are measured on alone."""
+    groups = _group(runs, lambda run: _key(run.result, _OF_SPLITS, with_split=False))
+    wanted = sorted(splits)
+    return [
+        RunGroup(tuple(group))
+        for group in groups
+        if sorted(run.result.evaluated_on for run in group) == wanted
+    ]
+
+
 def group_controls(groups: Sequence[RunGroup]) -> list[list[RunGroup]]:
     """Put groups together that differ in the weights that they began from alone."""
     return _group(groups, lambda group: _key(group.result, ("seed", *_OF_BEGINNING)))
 
 
-def _key(result: FinetuneResult, without: tuple[str, ...]) -> str:
+def _key(result: FinetuneResult, without: tuple[str, ...], with_split: bool = True) -> str:
     settings = {key: value for key, value in result.settings.items() if key not in without}
-    told = (result.dataset, result.dataset_digest, result.task, result.evaluated_on, settings)
+    split = result.evaluated_on if with_split else ""
+    told = (result.dataset, result.dataset_digest, result.task, split, settings)
     return json.dumps(told, sort_keys=True, default=str)
 
 

@@ -128,5 +128,5 @@ def test_broken_rooms_are_told(
 
 def test_a_folder_without_rooms_says_what_is_wanted(tmp_path: Path) -> None:
     np.save(tmp_path / "Area_7_office_1.npy", np.zeros((1, 7)))
-    with pytest.raises(MissingDataError, match="no rooms such as Area_1_office_3.npy"):
+    with pytest.raises(MissingDataError, match=r"no rooms such as Area_1_office_3\.npy"):
         read(tmp_path)

@@ -15,6 +15,7 @@ from picpoint.report.parts import CloudPairs, part_sections
 from picpoint.report.probes import probe_sections
 from picpoint.report.protocol import check_finetuning, check_probe, differences
 from picpoint.report.published import BENCHMARKS, MODELNET40_FINE_TUNED, MODELNET40_SVM
+from picpoint.report.run_groups import Finetuning
 from picpoint.report.tables import NOTHING
 
 DASH = NOTHING.text
@@ -159,6 +160,44 @@ def test_costs_are_drawn_where_ours_is_known() -> None:
     unknown = replace(finetuning(parameters=0), gflops=None)
     (section,) = comparison_sections([unknown], [])
     assert not any(isinstance(block, PlaneCharts) for block in section.blocks)
+
+
+def area_run(area: int, dataset: str = "s3dis_rooms", **settings: object) -> Finetuning:
+    told = {"data.test": [f"Area_{area}"], "data.digest": str(area), "data.num_points": 24_000}
+    run = finetuning(f"runs/{area}", encoder="pointnext_s", **{**told, **settings})
+    result = replace(
+        run.result,
+        task="scenes",
+        dataset=dataset,
+        evaluated_on=f"Area_{area}",
+        last={"miou": 0.1 * area},
+        best={},
+        class_names=(),
+        part_names=("floor", "wall"),
+        confusion=((area, 1), (0, area)),
+    )
+    return replace(run, result=result)
+
+
+def test_six_areas_are_one_figure_of_their_summed_counts() -> None:
+    runs = [area_run(area) for area in range(1, 7)]
+    (section,) = comparison_sections(runs, [])
+    tables = tables_of([section])
+    (ours,) = [row for row in rows_of(tables["S3DIS, 6-fold, scenes"]) if row["Seeds"] == "1"]
+    # 21 points of each thing told right, and 6 of the floor taken for wall.
+    assert (ours["mIoU"], ours["Protocol"]) == (f"{100 * 21 / 27:.1f}", "kept")
+    area_5 = rows_of(tables["S3DIS Area 5, scenes"])
+    told = {row["mIoU"]: row["Protocol"] for row in area_5 if row["Seeds"] == "1"}
+    assert told["50.0"] == "kept"
+    assert told["60.0"] == "differs in measured on: Area_6, not Area_5"
+    assert "S3DIS, 6-fold, blocks" not in tables
+
+
+def test_fewer_areas_or_unlike_runs_are_no_six_fold_figure() -> None:
+    five = [area_run(area) for area in range(1, 6)]
+    for runs in (five, [*five, area_run(6, seed=1)], [*five, area_run(6), area_run(6)]):
+        (section,) = comparison_sections(runs, [])
+        assert "S3DIS, 6-fold, scenes" not in tables_of([section])
 
 
 def test_a_probe_stands_among_linear_machines_and_own_data_stand_alone() -> None:
