@@ -164,7 +164,8 @@ def test_every_command_of_a_shipped_study_composes(name: str) -> None:
 
 
 def test_a_test_split_chooses_nothing_in_a_shipped_study() -> None:
-    for name in set(SHIPPED) - {"downstream_all"}:  # which compares, and chooses nothing
+    # Two compare and measure, and choose nothing.
+    for name in set(SHIPPED) - {"downstream_all", "s3dis_6fold"}:
         job = load_job(TuneJob, compose_config("tune", [f"study={name}", "out=o"]))
         told = job.study.figure.title
         assert "validation" in told, name
