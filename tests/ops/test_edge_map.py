@@ -84,6 +84,13 @@ def test_moments_are_left_out_where_they_are_not_asked_for():
     torch.testing.assert_close(*gradients)
 
 
+def test_more_neighbours_than_a_slot_can_number_are_refused():
+    (near, own, scale, shift, weight), neighbours, sign = _problem(torch.float64)
+    many = Neighbours(neighbours.index.repeat(1, 1, 43)[..., :257], neighbours.distinct)
+    with pytest.raises(ValueError, match="257 neighbours: at most 256"):
+        map_edges(near, own, many, Affine(scale, shift), weight, sign, 0.0)
+
+
 def test_the_covariance_survives_a_large_mean():
     tensors, neighbours, sign = _problem(torch.float32)
     with torch.no_grad():
