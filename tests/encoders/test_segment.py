@@ -96,6 +96,24 @@ def test_every_parameter_gets_a_gradient(kind):
         assert parameter.grad.abs().max() > 0, name
 
 
+@pytest.mark.parametrize("precision", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("kind", KINDS)
+def test_autocast_trains_and_scores_as_float32_does_but_for_rounding(kind, precision):
+    network = _network(kind).float()
+    inputs = {
+        name: value.float() if value.is_floating_point() else value
+        for name, value in _inputs(kind).items()
+    }
+    with torch.autocast("cpu", precision):
+        network(**inputs).float().square().mean().backward()
+    assert all(parameter.grad.isfinite().all() for parameter in network.parameters())
+    network.eval()
+    expected = network(**inputs)
+    with torch.autocast("cpu", precision):
+        found = network(**inputs)
+    assert (found - expected).norm() < 0.05 * expected.norm()
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_slots_without_a_cloud_change_nothing_for_the_others(kind):
     network, inputs = _network(kind), _inputs(kind)
