@@ -161,6 +161,15 @@ def test_a_fresh_spatial_transformer_turns_nothing():
     torch.testing.assert_close(matrix, torch.eye(3).expand(2, -1, -1))
 
 
+def test_positions_are_turned_in_their_own_precision_under_autocast():
+    network, points = KINDS["dgcnn_parts"](), torch.rand(2, 32, 3)
+    turned = list[Tensor]()
+    network.edge_convs[0].register_forward_pre_hook(lambda _, given: turned.append(given[0]))
+    with torch.autocast("cpu", torch.bfloat16):
+        network(points, torch.tensor([0, 1]))
+    assert torch.equal(turned[0], points)  # a fresh matrix is the identity
+
+
 def test_stages_of_the_encoder_carry_over_by_name():
     encoder = PointNext(dataclasses.replace(POINTNEXT_S, strides=(4,) * 4), 2)
     network = PointNextSegmenter(pointnext_scenes("s"), 2)
