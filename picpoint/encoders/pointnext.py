@@ -145,8 +145,17 @@ class Stage(nn.Module):
         features: Float[Tensor, "B N C"],
         valid: Bool[Tensor, " B"] | None = None,
     ) -> tuple[Float[Tensor, "B M 3"], Float[Tensor, "B M D"]]:
-        """Give the centres and their features."""
+        """Give the centres and their features.
+
+        Raises:
+            ValueError: there are fewer points than the stride, so that none would be left.
+        """
         num_centres = points.shape[1] // self.stride
+        if num_centres < 1:
+            raise ValueError(
+                f"{points.shape[1]} points come to a stage of stride {self.stride}, and none would "
+                "be left: give larger clouds, or set smaller point_encoder.strides"
+            )
         features = self.abstraction(points, features, num_centres, valid)
         centres = points[:, :num_centres]
         if len(self.blocks):

@@ -238,3 +238,11 @@ def test_in_evaluation_plain_torch_uses_the_running_statistics_too():
     expected = encoder(points).pooled
     with only_plain():
         torch.testing.assert_close(encoder(points).pooled, expected)
+
+
+def test_a_cloud_of_which_no_centre_would_be_left_is_refused():
+    encoder = PointNext(dataclasses.replace(SMALL, strides=(2,) * len(SMALL.strides)), 2)
+    fewest = 2 ** len(SMALL.strides)
+    assert encoder(torch.rand(2, fewest, 3)).pooled.isfinite().all()
+    with pytest.raises(ValueError, match=r"point_encoder\.strides"):
+        encoder(torch.rand(2, fewest - 1, 3))
