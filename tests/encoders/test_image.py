@@ -54,6 +54,15 @@ def resnet_files(tmp_path_factory):
     return folder
 
 
+def test_the_precision_is_the_configs_also_under_autocast(lite0):
+    pictures = make_pictures()
+    expected = lite0(pictures)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = lite0(pictures)
+    assert torch.equal(found.local, expected.local)
+    assert torch.equal(found.pooled, expected.pooled)
+
+
 @pytest.mark.parametrize(
     ("name", "stride", "block"),
     [
