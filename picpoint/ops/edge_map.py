@@ -106,7 +106,7 @@ def map_edges_plain(
 ) -> MappedEdges:
     """Do what `map_edges` does in plain torch, with all edges in memory."""
     edges = edges_plain(near, own, neighbours)
-    ghosts = edges.view(len(affine.scale), -1, near.shape[-1])
+    ghosts = edges.reshape(len(affine.scale), -1, near.shape[-1])
     hidden = functional.leaky_relu(ghosts * affine.scale[:, None] + affine.shift[:, None], slope)
     mapped = (hidden @ weight.T).view(*edges.shape[:-1], -1)
     slot = (mapped * sign.to(mapped)).argmax(dim=2, keepdim=True)
