@@ -102,8 +102,8 @@ class GhostBatchNorm(nn.Module):
             ghosts = wide.reshape(self.num_ghosts(len(x)), -1, self.num_features)
             if ghosts.shape[1] == 1:
                 raise ValueError(
-                    f"ghost_batch={self.ghost_batch} where a shape is one entry: normalised by "
-                    "itself it is 0 whatever it was, and nothing is learnt; use ghost_batch=2 or more"
+                    f"ghost_batch={self.ghost_batch} where a shape is one entry: normalised "
+                    "by itself it is 0 whatever it was, so nothing is learnt; set it to 2 or more"
                 )
             weights = None if mask is None else mask.reshape(ghosts.shape[:2])
             y, moments = normalise(ghosts, self.weight, self.bias, weights, self.eps, slope)
