@@ -27,7 +27,8 @@ _KNOWN = {
     re.compile(r"\.?num_batches_tracked$"): "a count of steps",
     re.compile(r"^bn\d+\."): "a BatchNorm that stands in the file a second time, in its block",
     re.compile(r"^(linear\d+|prediction)\."): "the public classifier; heads are trained anew",
-    re.compile(r"^decoder\."): "the public decoder; heads are trained anew",
+    re.compile(r"^inv_head\."): "CrossPoint's projection head; heads are trained anew",
+    re.compile(r"^(decoder|head\.head)\."): "the public segmenter's; heads are trained anew",
 }
 
 
@@ -98,6 +99,7 @@ def import_public(
     Raises:
         ImportRefusedError: a tensor is missing, has another shape or is of unknown use.
     """
+    _refuse_dgcnn_segmenter(config, state)
     lines = [
         Line("initialised", line.ours, line.theirs, line.note)
         if line.fate == "refused" and line.ours and line.ours.startswith(initialise)
@@ -118,6 +120,21 @@ def import_public(
         if line.fate == "used":
             own[line.ours].copy_(source[line.theirs].reshape(own[line.ours].shape))
     return lines
+
+
+def _refuse_dgcnn_segmenter(
+    config: DgcnnConfig | PointNextConfig, state: Mapping[str, Tensor]
+) -> None:
+    """Refuse DGCNN for parts or scenes: it has names of the encoder for layers of another kind.
+
+    Raises:
+        ImportRefusedError: the file has more convolutions than the encoder.
+    """
+    if isinstance(config, DgcnnConfig) and f"conv{len(config.widths) + 2}.0.weight" in state:
+        raise ImportRefusedError(
+            "the file holds DGCNN's segmentation network, whose layers are others than the "
+            "encoder's, so that none carries over; import a classification network's file"
+        )
 
 
 def _without_task(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
