@@ -122,6 +122,16 @@ def import_public(
     return lines
 
 
+def untold(config: DgcnnConfig | PointNextConfig) -> str:
+    """Name what no tensor of a file can contradict, as it is in the config: `KEY=VALUE, ...`."""
+    match config:
+        case DgcnnConfig():
+            names = ("num_neighbours",)
+        case PointNextConfig():
+            names = ("strides", "radius", "radius_scaling", "num_neighbours")
+    return ", ".join(f"point_encoder.{name}={getattr(config, name)}" for name in names)
+
+
 def _refuse_dgcnn_segmenter(
     config: DgcnnConfig | PointNextConfig, state: Mapping[str, Tensor]
 ) -> None:
