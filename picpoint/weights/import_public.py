@@ -5,7 +5,6 @@ because the file does not have it, left over because it is known to be of no use
 Only tensors are read from a file; nothing in it is run.
 """
 
-import pickle
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from picpoint.encoders.dgcnn import DgcnnConfig
+from picpoint.encoders.image_weights import why_unread
 from picpoint.encoders.pointnext import PointNextConfig
 from picpoint.weights.public_names import public_names
 from picpoint.weights.table import Line
@@ -46,11 +46,12 @@ def read_public(path: Path) -> dict[str, Tensor]:
     """
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        reason = str(error).strip().splitlines()[0]
+    except OSError:
+        raise
+    except Exception as error:  # of any kind: a page or a pointer is no pickle at all
         raise ImportRefusedError(
-            f"{path}: holds more than tensors, or is damaged ({reason}); save its state dict alone "
-            "with torch.save, in the code that it came from, and import that"
+            f"{path}: holds more than tensors, or is damaged ({why_unread(error)}); save its state "
+            "dict alone with torch.save, in the code that it came from, and import that"
         ) from error
     if isinstance(content, Mapping):
         wrapped = [content[name] for name in _WRAPPERS if isinstance(content.get(name), Mapping)]

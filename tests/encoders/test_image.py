@@ -297,7 +297,9 @@ def test_a_file_whose_digest_is_not_the_one_in_its_name_is_refused(tmp_path):
         ImageEncoder(ImageEncoderConfig(weights=str(path)))
 
 
-@pytest.mark.parametrize("content", [b"", b"<html>not found</html>", b"PK\x03\x04 cut off"])
+@pytest.mark.parametrize(
+    "content", [b"", b"<html>not found</html>", b"hello", b"version 1\n", b"PK\x03\x04 cut off"]
+)
 def test_a_file_that_holds_no_weights_is_refused(tmp_path, content):
     path = tmp_path / "lite0.pth"
     path.write_bytes(content)
