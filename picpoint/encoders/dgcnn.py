@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from picpoint.batch import PointFeatures
+from picpoint.encoders.clouds import check_clouds
 from picpoint.encoders.edge_pooling import pool_edges
 from picpoint.ops.balls import all_distinct
 from picpoint.ops.ghost_norm import GhostBatchNorm
@@ -85,7 +86,11 @@ class Dgcnn(nn.Module):
         Args:
             points: unit-sphere units.
             valid: False for a slot that holds no shape; it enters no statistic.
+
+        Raises:
+            ValueError: points are no clouds, or they hold fewer points than neighbours.
         """
+        check_clouds(points)
         if valid is not None:
             points = points.masked_fill(~valid[:, None, None], 0)
         features, levels = points, []

@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from picpoint.batch import PointFeatures
+from picpoint.encoders.clouds import check_clouds
 from picpoint.encoders.set_abstraction import Ball, InvertedResidual, SetAbstraction
 from picpoint.ops.ghost_norm import GhostBatchNorm
 from picpoint.ops.sampling import farthest_points, take_rows
@@ -114,7 +115,11 @@ class PointNext(nn.Module):
         Args:
             points: unit-sphere units; in farthest-point order if `sampling` is `stored`.
             valid: False for a slot that holds no shape; it enters no statistic.
+
+        Raises:
+            ValueError: points are no clouds, or they are too small for the strides.
         """
+        check_clouds(points)
         if valid is not None:
             points = points.masked_fill(~valid[:, None, None], 0)
         if self.config.sampling == "farthest":
