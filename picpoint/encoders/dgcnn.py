@@ -48,6 +48,14 @@ class DgcnnConfig:
     pooled_width: int = 1024
     num_neighbours: int = 20
 
+    def __post_init__(self) -> None:
+        if not self.widths or min(*self.widths, self.pooled_width, self.num_neighbours) < 1:
+            raise ValueError(
+                f"point_encoder.widths={list(self.widths)}, point_encoder.pooled_width="
+                f"{self.pooled_width}, point_encoder.num_neighbours={self.num_neighbours}: give at "
+                "least one width, and numbers above 0"
+            )
+
 
 class Dgcnn(nn.Module):
     """DGCNN's classification encoder.

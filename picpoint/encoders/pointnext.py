@@ -69,9 +69,15 @@ class PointNextConfig:
                 f"point_encoder.local_stage={self.local_stage}: must be one of the "
                 f"{len(self.strides)} stages, from 1"
             )
-        for name in ("width", "abstraction_layers", "expansion", "radius", "num_neighbours"):
+        above_0 = ("width", "abstraction_layers", "expansion", "radius", "radius_scaling")
+        for name in (*above_0, "num_neighbours"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"point_encoder.{name}={getattr(self, name)}: must be above 0")
+        if min(self.strides) < 1 or min(self.blocks) < 0:
+            raise ValueError(
+                f"point_encoder.strides={list(self.strides)}, point_encoder.blocks="
+                f"{list(self.blocks)}: strides are at least 1, blocks at least 0"
+            )
 
 
 POINTNEXT_S = PointNextConfig()

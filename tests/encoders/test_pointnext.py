@@ -222,6 +222,9 @@ def test_bfloat16_autocast_stays_close_to_float32():
         ({"local_stage": 5}, "local_stage=5"),
         ({"radius": 0.0}, "radius=0.0"),
         ({"num_neighbours": 0}, "num_neighbours=0"),
+        ({"radius_scaling": 0.0}, "radius_scaling=0.0"),
+        ({"strides": (2, 0, 2, 2)}, "strides are at least 1"),
+        ({"blocks": (0, -1, 0, 0)}, "blocks at least 0"),
     ],
 )
 def test_an_impossible_shape_is_refused(change, named):
