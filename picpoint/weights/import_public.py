@@ -25,7 +25,7 @@ _PREFIX = re.compile(r"^(module\.)?")
 # What a file may hold beyond the encoder, and why that is no fault.
 _KNOWN = {
     re.compile(r"\.?num_batches_tracked$"): "a count of steps",
-    re.compile(r"^bn\d+\."): "a BatchNorm that stands in the file a second time, in its block",
+    re.compile(r"^bn\d+\."): "a BatchNorm that its block holds too, or the classifier's",
     re.compile(r"^(linear\d+|prediction)\."): "the public classifier; heads are trained anew",
     re.compile(r"^inv_head\."): "CrossPoint's projection head; heads are trained anew",
     re.compile(r"^(decoder|head\.head)\."): "the public segmenter's; heads are trained anew",
