@@ -128,6 +128,7 @@ class PointNext(nn.Module):
         check_clouds(points)
         if valid is not None:
             points = points.masked_fill(~valid[:, None, None], 0)
+        points = points.to(torch.promote_types(points.dtype, torch.float32))
         if self.config.sampling == "farthest":
             points = take_rows(points, farthest_points(points, points.shape[1]))
         levels = describe_levels(self.stages, points, self.stem(points), valid)
