@@ -50,8 +50,8 @@ def transfer_weights(
     # Norms of other layers may have the same name and width: only maps tell that it is the encoder.
     if not any(line.fate == "used" and state[line.theirs].ndim > 1 for line in lines):
         raise TransferRefusedError(
-            "no map of the pre-trained encoder has a place in this network; take another "
-            "point_encoder, or train from scratch with weights=''"
+            "no tensor of the pre-trained encoder has a place in this network, or only norms have; "
+            "take another point_encoder, or train from scratch with weights=''"
         )
     with torch.no_grad():
         for line in lines:
