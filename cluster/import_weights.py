@@ -12,6 +12,7 @@ from picpoint.weights.import_public import (
     import_public,
     match_public,
     read_public,
+    untold,
 )
 from picpoint.weights.table import format_lines
 
@@ -34,6 +35,7 @@ def main(source: str, out: str, overrides: Sequence[str], initialise: Sequence[s
         print(format_lines(match_public(encoder, config, state)))
         raise
     print(format_lines(lines))
+    print(f"taken as given, for no tensor tells it: {untold(config)}")
     save_encoder(encoder, Path(out))
     print(f"written: {out}")
     return 0

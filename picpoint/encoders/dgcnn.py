@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from picpoint.batch import PointFeatures
+from picpoint.encoders.clouds import check_clouds
 from picpoint.encoders.edge_pooling import pool_edges
 from picpoint.ops.balls import all_distinct
 from picpoint.ops.ghost_norm import GhostBatchNorm
@@ -46,6 +47,14 @@ class DgcnnConfig:
     widths: tuple[int, ...] = (64, 64, 128, 256)
     pooled_width: int = 1024
     num_neighbours: int = 20
+
+    def __post_init__(self) -> None:
+        if not self.widths or min(*self.widths, self.pooled_width, self.num_neighbours) < 1:
+            raise ValueError(
+                f"point_encoder.widths={list(self.widths)}, point_encoder.pooled_width="
+                f"{self.pooled_width}, point_encoder.num_neighbours={self.num_neighbours}: give at "
+                "least one width, and numbers above 0"
+            )
 
 
 class Dgcnn(nn.Module):
@@ -85,7 +94,11 @@ class Dgcnn(nn.Module):
         Args:
             points: unit-sphere units.
             valid: False for a slot that holds no shape; it enters no statistic.
+
+        Raises:
+            ValueError: points are no clouds, or they hold fewer points than neighbours.
         """
+        check_clouds(points)
         if valid is not None:
             points = points.masked_fill(~valid[:, None, None], 0)
         features, levels = points, []

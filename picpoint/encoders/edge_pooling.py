@@ -105,12 +105,13 @@ def map_each_edge(
 ) -> tuple[Float[Tensor, "B E D"], Float[Tensor, "B M D"], Neighbours]:
     """Rectify and map every edge, and give the results as points of their own around each centre.
 
-    They are kept, so this is for the middle of three maps only.
+    They are kept, so this is for the middle of three maps only. They are of the kind that `near`
+    is, also under autocast, for statistics are taken of them.
     """
     num_clouds, num_centres, k = neighbours.index.shape
     edges = edges_plain(near, own, neighbours)
     hidden = apply_affine(edges.flatten(1, 2), affine, slope)
-    mapped = linear(hidden)
+    mapped = linear(hidden).to(near)
     slot = torch.arange(k, device=near.device).expand(num_centres, k)
     starts = torch.arange(num_centres, device=near.device)[:, None] * k
     distinct = neighbours.distinct

@@ -145,8 +145,10 @@ class ImageEncoder(nn.Module):
         self, pictures: UInt8[Tensor, "n 3 H W"]
     ) -> tuple[Float[Tensor, "n C_local h w"], Float[Tensor, "n C_pooled"]]:
         """Give the local maps and the pooled features of some pictures, in float32."""
-        local, pooled = self.layers(self._normalise(pictures))
-        return local.float(), pooled.float()
+        # The precision is the config's, not that of the model around it.
+        with torch.autocast(pictures.device.type, enabled=False):
+            local, pooled = self.layers(self._normalise(pictures))
+            return local.float(), pooled.float()
 
     def _normalise(self, pictures: UInt8[Tensor, "n 3 H W"]) -> Float[Tensor, "n 3 px px"]:
         values = pictures.to(torch.float32, memory_format=torch.channels_last)

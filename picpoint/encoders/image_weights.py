@@ -6,7 +6,6 @@ untrained is an error that says what to do.
 
 import hashlib
 import importlib
-import pickle
 import re
 from pathlib import Path
 from typing import Literal
@@ -46,6 +45,7 @@ _PUBLISHED = {
 
 
 _INITIAL = re.compile(r"(?:.*\.)?(?:(?P<mean>running_mean)|running_var|norm\d?\.weight)")
+_UNSUPPORTED = re.compile(r"Unsupported global: GLOBAL (\S+) ")
 
 
 class WeightsError(ValueError):
@@ -142,14 +142,32 @@ def read_state(path: Path) -> dict[str, Tensor]:
     """
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise WeightsError(f"{path}: not a weight file that torch can read; {error}") from error
+    except OSError:
+        raise
+    except Exception as error:  # of any kind: a page or a pointer is no pickle at all
+        raise WeightsError(
+            f"{path}: not a weight file that torch can read ({why_unread(error)}); export its "
+            "state dict alone and name that with image_encoder.weights=PATH"
+        ) from error
     if isinstance(state, dict) and state.keys() == {"model"}:
         state = state["model"]
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
         raise WeightsError(f"{path}: holds no flat state dict of tensors; export one and retry")
     refuse_untrained(state, str(path))
     return state
+
+
+def why_unread(error: Exception) -> str:
+    """Say in a few words why `torch.load(weights_only=True)` refused a file.
+
+    Its own message is pages of advice, first of all to run what is in the file.
+    """
+    message = str(error).strip()
+    if found := _UNSUPPORTED.search(message):
+        return f"it holds {found[1]}, which is no tensor"
+    if isinstance(error, RuntimeError) and message:
+        return message.splitlines()[0]
+    return "it ends too early" if isinstance(error, EOFError) else "it is no pickle of tensors"
 
 
 def refuse_untrained(state: dict[str, Tensor], source: str) -> None:

@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from picpoint.batch import PointFeatures
+from picpoint.encoders.clouds import check_clouds
 from picpoint.encoders.set_abstraction import Ball, InvertedResidual, SetAbstraction
 from picpoint.ops.ghost_norm import GhostBatchNorm
 from picpoint.ops.sampling import farthest_points, take_rows
@@ -68,9 +69,15 @@ class PointNextConfig:
                 f"point_encoder.local_stage={self.local_stage}: must be one of the "
                 f"{len(self.strides)} stages, from 1"
             )
-        for name in ("width", "abstraction_layers", "expansion", "radius", "num_neighbours"):
+        above_0 = ("width", "abstraction_layers", "expansion", "radius", "radius_scaling")
+        for name in (*above_0, "num_neighbours"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"point_encoder.{name}={getattr(self, name)}: must be above 0")
+        if min(self.strides) < 1 or min(self.blocks) < 0:
+            raise ValueError(
+                f"point_encoder.strides={list(self.strides)}, point_encoder.blocks="
+                f"{list(self.blocks)}: strides are at least 1, blocks at least 0"
+            )
 
 
 POINTNEXT_S = PointNextConfig()
@@ -114,9 +121,14 @@ class PointNext(nn.Module):
         Args:
             points: unit-sphere units; in farthest-point order if `sampling` is `stored`.
             valid: False for a slot that holds no shape; it enters no statistic.
+
+        Raises:
+            ValueError: points are no clouds, or they are too small for the strides.
         """
+        check_clouds(points)
         if valid is not None:
             points = points.masked_fill(~valid[:, None, None], 0)
+        points = points.to(torch.promote_types(points.dtype, torch.float32))
         if self.config.sampling == "farthest":
             points = take_rows(points, farthest_points(points, points.shape[1]))
         levels = describe_levels(self.stages, points, self.stem(points), valid)
@@ -145,8 +157,17 @@ class Stage(nn.Module):
         features: Float[Tensor, "B N C"],
         valid: Bool[Tensor, " B"] | None = None,
     ) -> tuple[Float[Tensor, "B M 3"], Float[Tensor, "B M D"]]:
-        """Give the centres and their features."""
+        """Give the centres and their features.
+
+        Raises:
+            ValueError: there are fewer points than the stride, so that none would be left.
+        """
         num_centres = points.shape[1] // self.stride
+        if num_centres < 1:
+            raise ValueError(
+                f"{points.shape[1]} points come to a stage of stride {self.stride}, and none would "
+                "be left: give larger clouds, or set smaller point_encoder.strides"
+            )
         features = self.abstraction(points, features, num_centres, valid)
         centres = points[:, :num_centres]
         if len(self.blocks):

@@ -118,7 +118,10 @@ class DgcnnSegmenter(nn.Module):
         if valid is not None:
             points = points.masked_fill(~valid[:, None, None], 0)
         if self.transformer is not None:
-            points = points @ self.transformer(points, valid)
+            matrix = self.transformer(points, valid)
+            # Edges are small differences of positions, so these stay float32 also under autocast.
+            with torch.autocast(points.device.type, enabled=False):
+                points = points @ matrix.to(points)
         levels = self._levels(points, valid)
         mask = None if valid is None else valid[:, None].expand(points.shape[:2])
         local = torch.cat(levels, dim=-1)

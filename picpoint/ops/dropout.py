@@ -21,11 +21,16 @@ class Dropout(nn.Module):
     Until `place_dropout` has said where a batch stands, masks are drawn as torch draws them.
 
     Args:
-        share: of the features, 0..1.
+        share: of the features; from 0, and less than 1.
+
+    Raises:
+        ValueError: `share` is another number.
     """
 
     def __init__(self, share: float) -> None:
         super().__init__()
+        if not 0 <= share < 1:
+            raise ValueError(f"dropout {share}: a share of 0 up to, but not including, 1")
         self.share = share
         self._key: int | None = None
         self._first_slot = 0

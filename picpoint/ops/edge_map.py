@@ -23,7 +23,7 @@ from torch.nn import functional
 from picpoint.ops.backend import backend_of
 from picpoint.ops.balls import Neighbours
 from picpoint.ops.edge_blocks import EdgeBlocks
-from picpoint.ops.gather import edges_plain
+from picpoint.ops.gather import check_count, edges_plain
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +73,11 @@ def map_edges(
         slope: of the rectifier below zero; 0 is ReLU.
         valid: False for clouds that enter no moment; their extremes mean nothing.
         with_moments: whether mean and covariance are wanted.
+
+    Raises:
+        ValueError: there are more than 256 neighbours.
     """
+    check_count(neighbours)
     affine = Affine(affine.scale.to(near.dtype), affine.shift.to(near.dtype))
     weight, sign = weight.to(near.dtype), sign.to(near.dtype)
     # Edges are small differences of large numbers, so this stays float32 also under autocast.
@@ -102,7 +106,7 @@ def map_edges_plain(
 ) -> MappedEdges:
     """Do what `map_edges` does in plain torch, with all edges in memory."""
     edges = edges_plain(near, own, neighbours)
-    ghosts = edges.view(len(affine.scale), -1, near.shape[-1])
+    ghosts = edges.reshape(len(affine.scale), -1, near.shape[-1])
     hidden = functional.leaky_relu(ghosts * affine.scale[:, None] + affine.shift[:, None], slope)
     mapped = (hidden @ weight.T).view(*edges.shape[:-1], -1)
     slot = (mapped * sign.to(mapped)).argmax(dim=2, keepdim=True)

@@ -65,15 +65,24 @@ def reduce_edges(
     Raises:
         ValueError: there are more than 256 neighbours.
     """
-    if neighbours.index.shape[-1] > _MAX_NEIGHBOURS:
-        raise ValueError(
-            f"{neighbours.index.shape[-1]} neighbours: at most {_MAX_NEIGHBOURS} are supported"
-        )
+    check_count(neighbours)
     sign = sign.to(near.dtype)
     if backend_of(near) == "plain":
         return reduce_edges_plain(near, own, neighbours, sign)
     extreme, total, squares = _apply(near, own, neighbours, sign)
     return EdgeReduction(extreme, EdgeSums(total, squares))
+
+
+def check_count(neighbours: Neighbours) -> None:
+    """Check that a slot's number fits into the byte that is kept of it.
+
+    Raises:
+        ValueError: there are more than 256 neighbours.
+    """
+    if neighbours.index.shape[-1] > _MAX_NEIGHBOURS:
+        raise ValueError(
+            f"{neighbours.index.shape[-1]} neighbours: at most {_MAX_NEIGHBOURS} are supported"
+        )
 
 
 def sum_edges(

@@ -95,11 +95,16 @@ class GhostBatchNorm(nn.Module):
                 LeakyReLU. Fused, as it costs a pass over memory otherwise.
 
         Raises:
-            ValueError: B is not a multiple of `ghost_batch`.
+            ValueError: in training, B is not a multiple of `ghost_batch`, or a ghost is one entry.
         """
         wide = x.to(torch.promote_types(x.dtype, torch.float32))
         if self.training:
             ghosts = wide.reshape(self.num_ghosts(len(x)), -1, self.num_features)
+            if ghosts.shape[1] == 1:
+                raise ValueError(
+                    f"ghost_batch={self.ghost_batch} where a shape is one entry: normalised "
+                    "by itself it is 0 whatever it was, so nothing is learnt; set it to 2 or more"
+                )
             weights = None if mask is None else mask.reshape(ghosts.shape[:2])
             y, moments = normalise(ghosts, self.weight, self.bias, weights, self.eps, slope)
             mean, variance = moments

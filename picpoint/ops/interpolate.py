@@ -56,7 +56,10 @@ def nearest_three_plain(
     points: Float[Tensor, "B N 3"], centres: Float[Tensor, "B M 3"]
 ) -> Interpolation:
     """Do what `nearest_three` does in plain torch, with all N x M distances in memory."""
-    squared = (points[:, :, None] - centres[:, None]).square().sum(dim=-1)
+    # Axis by axis, as a tensor of N x M x 3 would be the largest of a network.
+    squared = points.new_zeros(len(points), points.shape[1], centres.shape[1])
+    for axis in range(points.shape[2]):
+        squared += (points[..., axis, None] - centres[:, None, :, axis]).square()
     nearest = squared.sort(dim=-1, stable=True)
     return _share(nearest.indices[..., :_NEAREST], nearest.values[..., :_NEAREST])
 

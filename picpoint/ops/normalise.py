@@ -5,20 +5,22 @@ normalisation, its LeakyReLU and their gradients are single kernels. Here g is t
 n the entries of each. A slope of 1 leaves negative results as they are, 0 is ReLU.
 """
 
-from typing import Any, cast, no_type_check
+from typing import Any, cast
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
-from numba import njit
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from picpoint.ops.backend import backend_of
-
-# Entries summed in the data's own precision before they are added to a float64 sum.
-_RUN = 32
+from picpoint.ops.normalise_kernels import (
+    fill_grad_input,
+    fill_moments,
+    fill_output,
+    sum_gradients,
+)
 
 
 def scale_and_shift(
@@ -141,7 +143,7 @@ class _Normalise(torch.autograd.Function):
         mask = _everything(x) if mask is None else mask.contiguous()
         count = mask.sum(dim=1).clamp(min=1).to(torch.float64)[:, None]
         moments = torch.zeros(2, len(x), x.shape[-1], dtype=torch.float64)
-        _fill_moments(x.numpy(), mask.numpy(), *moments.numpy())
+        fill_moments(x.numpy(), mask.numpy(), *moments.numpy())
         mean, variance = moments
         inverse = torch.rsqrt(variance + eps)
         scale = (weight * inverse).to(x.dtype)
@@ -180,7 +182,7 @@ def _everything(x: Tensor) -> Tensor:
 
 def _apply(x: Tensor, scale: Tensor, shift: Tensor, mask: Tensor, slope: float) -> Tensor:
     y = torch.empty_like(x)
-    _fill_output(x.numpy(), scale.numpy(), shift.numpy(), mask.numpy(), _like(slope, x), y.numpy())
+    fill_output(x.numpy(), scale.numpy(), shift.numpy(), mask.numpy(), _like(slope, x), y.numpy())
     return y
 
 
@@ -189,7 +191,7 @@ def _reduce(
 ) -> Tensor:
     """Sum g and g * x over the entries, g the gradient before rectifying; (2, g, C) float64."""
     sums = torch.zeros(2, *scale.shape, dtype=torch.float64)
-    _sum_gradients(
+    sum_gradients(
         grad.numpy(),
         x.numpy(),
         scale.numpy(),
@@ -213,7 +215,7 @@ def _grad_input(
 ) -> Tensor:
     """Give g * scale + x * slope_x + constant, g the gradient before rectifying."""
     grad_x = torch.empty_like(x)
-    _fill_grad_input(
+    fill_grad_input(
         grad.numpy(),
         x.numpy(),
         scale.numpy(),
@@ -230,138 +232,3 @@ def _grad_input(
 def _like(number: float, x: Tensor) -> np.floating[Any]:
     """Give `number` the precision of `x`, or the kernels compute in float64."""
     return np.float64(number) if x.dtype == torch.float64 else np.float32(number)
-
-
-@njit(cache=True, nogil=True)
-@no_type_check
-def _fill_moments(x: np.ndarray, mask: np.ndarray, mean: np.ndarray, variance: np.ndarray) -> None:
-    """Fill `mean` and `variance` (g, C) float64, from zero."""
-    for ghost in range(len(x)):
-        first = 0
-        while first < len(mask[ghost]) and not mask[ghost, first]:
-            first += 1
-        if first == len(mask[ghost]):
-            continue
-        # Sums of entries less one of them: their squares do not drown the variance.
-        offset = x[ghost, first]
-        count = _sum_powers(x[ghost], mask[ghost], offset, mean[ghost], variance[ghost])
-        for c in range(len(offset)):
-            away = mean[ghost, c] / count
-            variance[ghost, c] = max(variance[ghost, c] / count - away * away, 0.0)
-            mean[ghost, c] = offset[c] + away
-
-
-@njit(cache=True, nogil=True)
-@no_type_check
-def _sum_powers(
-    x: np.ndarray, mask: np.ndarray, offset: np.ndarray, total: np.ndarray, squares: np.ndarray
-) -> int:
-    """Add x - offset and its square to `total` and `squares` (C) float64; count the entries."""
-    num_entries, width = x.shape
-    summed, squared = np.empty((2, width), dtype=x.dtype)
-    count = 0
-    for start in range(0, num_entries, _RUN):
-        summed[:] = 0
-        squared[:] = 0
-        for entry in range(start, min(start + _RUN, num_entries)):
-            if mask[entry]:
-                count += 1
-                row = x[entry]
-                for c in range(width):
-                    away = row[c] - offset[c]
-                    summed[c] += away
-                    squared[c] += away * away
-        for c in range(width):
-            total[c] += summed[c]
-            squares[c] += squared[c]
-    return count
-
-
-@njit(cache=True, nogil=True)
-@no_type_check
-def _fill_output(
-    x: np.ndarray,
-    scale: np.ndarray,
-    shift: np.ndarray,
-    mask: np.ndarray,
-    slope: np.floating,
-    y: np.ndarray,
-) -> None:
-    """Fill `y` (g, n, C)."""
-    num_ghosts, num_entries, width = x.shape
-    for ghost in range(num_ghosts):
-        factor, constant = scale[ghost], shift[ghost]
-        for entry in range(num_entries):
-            row, result = x[ghost, entry], y[ghost, entry]
-            if mask[ghost, entry]:
-                for c in range(width):
-                    value = row[c] * factor[c] + constant[c]
-                    result[c] = value if value > 0 else value * slope
-            else:
-                for c in range(width):
-                    result[c] = 0
-
-
-@njit(cache=True, nogil=True)
-@no_type_check
-def _sum_gradients(
-    grad: np.ndarray,
-    x: np.ndarray,
-    scale: np.ndarray,
-    shift: np.ndarray,
-    mask: np.ndarray,
-    slope: np.floating,
-    total: np.ndarray,
-    with_x: np.ndarray,
-) -> None:
-    """Fill `total` and `with_x` (g, C) float64, from zero."""
-    num_ghosts, num_entries, width = x.shape
-    summed, product = np.empty((2, width), dtype=x.dtype)
-    for ghost in range(num_ghosts):
-        factor, constant = scale[ghost], shift[ghost]
-        for start in range(0, num_entries, _RUN):
-            for c in range(width):
-                summed[c] = 0
-                product[c] = 0
-            for entry in range(start, min(start + _RUN, num_entries)):
-                if not mask[ghost, entry]:
-                    continue
-                row, given = x[ghost, entry], grad[ghost, entry]
-                for c in range(width):
-                    value = row[c] * factor[c] + constant[c]
-                    before = given[c] if value > 0 else given[c] * slope
-                    summed[c] += before
-                    product[c] += before * row[c]
-            for c in range(width):
-                total[ghost, c] += summed[c]
-                with_x[ghost, c] += product[c]
-
-
-@njit(cache=True, nogil=True)
-@no_type_check
-def _fill_grad_input(
-    grad: np.ndarray,
-    x: np.ndarray,
-    scale: np.ndarray,
-    shift: np.ndarray,
-    mask: np.ndarray,
-    slope: np.floating,
-    slope_x: np.ndarray,
-    constant_x: np.ndarray,
-    grad_x: np.ndarray,
-) -> None:
-    """Fill `grad_x` (g, n, C)."""
-    num_ghosts, num_entries, width = x.shape
-    for ghost in range(num_ghosts):
-        factor, constant = scale[ghost], shift[ghost]
-        by_x, added = slope_x[ghost], constant_x[ghost]
-        for entry in range(num_entries):
-            row, given, result = x[ghost, entry], grad[ghost, entry], grad_x[ghost, entry]
-            if mask[ghost, entry]:
-                for c in range(width):
-                    value = row[c] * factor[c] + constant[c]
-                    before = given[c] if value > 0 else given[c] * slope
-                    result[c] = before * factor[c] + (row[c] * by_x[c] + added[c])
-            else:
-                for c in range(width):
-                    result[c] = 0

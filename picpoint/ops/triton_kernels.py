@@ -1,7 +1,8 @@
 """How are balls searched, edges reduced and farthest points chosen on CUDA? In Triton.
 
 The same functions as the plain forms beside their callers. They are tested in Triton's interpreter
-(TRITON_INTERPRET=1), which runs the programs below on a CPU, one after the other.
+(TRITON_INTERPRET=1), which runs the programs below on a CPU, one after the other. Triton launches
+on the current GPU, wherever its arguments lie; so theirs is made the current one.
 """
 
 # Triton gives the arguments of a program their types; annotations would mislead.
@@ -27,17 +28,18 @@ def search_balls(
     num_clouds, num_centres, _ = centres.shape
     index = torch.empty(num_clouds, num_centres, k, dtype=torch.int64, device=points.device)
     distinct = torch.empty(num_clouds, num_centres, dtype=torch.int64, device=points.device)
-    _search_balls[(num_clouds * num_centres,)](
-        points.contiguous(),
-        centres.contiguous(),
-        index,
-        distinct,
-        squared_radius,
-        points.shape[1],
-        num_centres,
-        k,
-        _POINTS,
-    )
+    with torch.cuda.device_of(points):
+        _search_balls[(num_clouds * num_centres,)](
+            points.contiguous(),
+            centres.contiguous(),
+            index,
+            distinct,
+            squared_radius,
+            points.shape[1],
+            num_centres,
+            k,
+            _POINTS,
+        )
     return index, distinct
 
 
@@ -87,7 +89,8 @@ def order_farthest(points: Tensor, count: int, start: Tensor) -> Tensor:
     num_clouds, num_points, _ = points.shape
     order = torch.empty(num_clouds, count, dtype=torch.int64, device=points.device)
     block = triton.next_power_of_2(num_points)
-    _order_farthest[(num_clouds,)](points.contiguous(), start, order, num_points, count, block)
+    with torch.cuda.device_of(points):
+        _order_farthest[(num_clouds,)](points.contiguous(), start, order, num_points, count, block)
     return order
 
 
@@ -142,23 +145,24 @@ class _Edges(torch.autograd.Function):
         slot = torch.empty(extreme.shape, dtype=torch.uint8, device=near.device)
         sums = torch.zeros(2, num_clouds, width, dtype=torch.float64, device=near.device)
         grid = (num_clouds * num_centres, triton.cdiv(width, _CHANNELS))
-        _reduce_edges[grid](
-            near,
-            own,
-            index,
-            distinct,
-            sign,
-            extreme,
-            slot,
-            sums[0],
-            sums[1],
-            near.shape[1],
-            num_centres,
-            index.shape[-1],
-            width,
-            wanted,
-            _CHANNELS,
-        )
+        with torch.cuda.device_of(near):
+            _reduce_edges[grid](
+                near,
+                own,
+                index,
+                distinct,
+                sign,
+                extreme,
+                slot,
+                sums[0],
+                sums[1],
+                near.shape[1],
+                num_centres,
+                index.shape[-1],
+                width,
+                wanted,
+                _CHANNELS,
+            )
         ctx.save_for_backward(near, own, index, distinct, slot)
         ctx.set_materialize_grads(False)
         return extreme, sums[0], sums[1]
@@ -181,24 +185,25 @@ class _Edges(torch.autograd.Function):
         grad_near, grad_own = torch.zeros_like(near), torch.empty_like(own)
         num_clouds, num_centres, width = own.shape
         grid = (num_clouds * num_centres, triton.cdiv(width, _CHANNELS))
-        _spread_edges[grid](
-            near,
-            own,
-            index,
-            distinct,
-            slot,
-            given,
-            by_total.contiguous(),
-            by_squares.contiguous(),
-            grad_near,
-            grad_own,
-            near.shape[1],
-            num_centres,
-            index.shape[-1],
-            width,
-            wanted,
-            _CHANNELS,
-        )
+        with torch.cuda.device_of(near):
+            _spread_edges[grid](
+                near,
+                own,
+                index,
+                distinct,
+                slot,
+                given,
+                by_total.contiguous(),
+                by_squares.contiguous(),
+                grad_near,
+                grad_own,
+                near.shape[1],
+                num_centres,
+                index.shape[-1],
+                width,
+                wanted,
+                _CHANNELS,
+            )
         return grad_near, grad_own, None, None, None
 
 

@@ -5,7 +5,6 @@ because the file does not have it, left over because it is known to be of no use
 Only tensors are read from a file; nothing in it is run.
 """
 
-import pickle
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from picpoint.encoders.dgcnn import DgcnnConfig
+from picpoint.encoders.image_weights import why_unread
 from picpoint.encoders.pointnext import PointNextConfig
 from picpoint.weights.public_names import public_names
 from picpoint.weights.table import Line
@@ -25,9 +25,10 @@ _PREFIX = re.compile(r"^(module\.)?")
 # What a file may hold beyond the encoder, and why that is no fault.
 _KNOWN = {
     re.compile(r"\.?num_batches_tracked$"): "a count of steps",
-    re.compile(r"^bn\d+\."): "a BatchNorm that stands in the file a second time, in its block",
+    re.compile(r"^bn\d+\."): "a BatchNorm that its block holds too, or the classifier's",
     re.compile(r"^(linear\d+|prediction)\."): "the public classifier; heads are trained anew",
-    re.compile(r"^decoder\."): "the public decoder; heads are trained anew",
+    re.compile(r"^inv_head\."): "CrossPoint's projection head; heads are trained anew",
+    re.compile(r"^(decoder|head\.head)\."): "the public segmenter's; heads are trained anew",
 }
 
 
@@ -45,11 +46,12 @@ def read_public(path: Path) -> dict[str, Tensor]:
     """
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        reason = str(error).strip().splitlines()[0]
+    except OSError:
+        raise
+    except Exception as error:  # of any kind: a page or a pointer is no pickle at all
         raise ImportRefusedError(
-            f"{path}: holds more than tensors, or is damaged ({reason}); save its state dict alone "
-            "with torch.save, in the code that it came from, and import that"
+            f"{path}: holds more than tensors, or is damaged ({why_unread(error)}); save its state "
+            "dict alone with torch.save, in the code that it came from, and import that"
         ) from error
     if isinstance(content, Mapping):
         wrapped = [content[name] for name in _WRAPPERS if isinstance(content.get(name), Mapping)]
@@ -98,6 +100,7 @@ def import_public(
     Raises:
         ImportRefusedError: a tensor is missing, has another shape or is of unknown use.
     """
+    _refuse_dgcnn_segmenter(config, state)
     lines = [
         Line("initialised", line.ours, line.theirs, line.note)
         if line.fate == "refused" and line.ours and line.ours.startswith(initialise)
@@ -118,6 +121,31 @@ def import_public(
         if line.fate == "used":
             own[line.ours].copy_(source[line.theirs].reshape(own[line.ours].shape))
     return lines
+
+
+def untold(config: DgcnnConfig | PointNextConfig) -> str:
+    """Name what no tensor of a file can contradict, as it is in the config: `KEY=VALUE, ...`."""
+    match config:
+        case DgcnnConfig():
+            names = ("num_neighbours",)
+        case PointNextConfig():
+            names = ("strides", "radius", "radius_scaling", "num_neighbours")
+    return ", ".join(f"point_encoder.{name}={getattr(config, name)}" for name in names)
+
+
+def _refuse_dgcnn_segmenter(
+    config: DgcnnConfig | PointNextConfig, state: Mapping[str, Tensor]
+) -> None:
+    """Refuse DGCNN for parts or scenes: it has names of the encoder for layers of another kind.
+
+    Raises:
+        ImportRefusedError: the file has more convolutions than the encoder.
+    """
+    if isinstance(config, DgcnnConfig) and f"conv{len(config.widths) + 2}.0.weight" in state:
+        raise ImportRefusedError(
+            "the file holds DGCNN's segmentation network, whose layers are others than the "
+            "encoder's, so that none carries over; import a classification network's file"
+        )
 
 
 def _without_task(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -31,7 +31,7 @@ def transfer_weights(
         What became of every tensor.
 
     Raises:
-        TransferRefusedError: a tensor has another shape or is not finite, or none fits.
+        TransferRefusedError: a tensor has another shape or is not finite, or no map fits.
     """
     own = network.state_dict()
     lines = [_match(name, value, state, initialise) for name, value in own.items()]
@@ -47,10 +47,11 @@ def transfer_weights(
             f"{refused[0].note}; build the network in the encoder's shape (point_encoder=...), or "
             f"name what begins anew: initialise=[{refused[0].ours}]"
         )
-    if not any(line.fate == "used" for line in lines):
+    # Norms of other layers may have the same name and width: only maps tell that it is the encoder.
+    if not any(line.fate == "used" and state[line.theirs].ndim > 1 for line in lines):
         raise TransferRefusedError(
-            "no tensor of the pre-trained encoder has a place in this network; take another "
-            "point_encoder, or train from scratch with weights=''"
+            "no tensor of the pre-trained encoder has a place in this network, or only norms have; "
+            "take another point_encoder, or train from scratch with weights=''"
         )
     with torch.no_grad():
         for line in lines:

@@ -30,6 +30,7 @@ def test_an_imported_file_is_written_with_its_shape_and_every_tensor_told_of(tmp
     assert main(["import-weights", *arguments]) == 0
     printed = capsys.readouterr().out.splitlines()
     assert sum(line.startswith("used") for line in printed) == len(source.state_dict())
+    assert any("no tensor tells it: point_encoder.strides=(2, 2), " in line for line in printed)
     loaded = load_encoder(tmp_path / "encoder")
     assert loaded.config == CONFIG
     for name, value in source.state_dict().items():

@@ -1,3 +1,5 @@
+import dataclasses
+
 import pytest
 import torch
 from torch import Tensor
@@ -146,3 +148,11 @@ def test_bfloat16_autocast_stays_close_to_float32():
     assert rounded.local.dtype == torch.float32
     # One product in bfloat16: 2^-8 of its operands, some of which cancel.
     torch.testing.assert_close(rounded.local, exact.local, rtol=0, atol=0.05)
+
+
+@pytest.mark.parametrize(
+    "change", [{"widths": ()}, {"widths": (8, 0)}, {"pooled_width": 0}, {"num_neighbours": 0}]
+)
+def test_an_impossible_shape_is_refused(change):
+    with pytest.raises(ValueError, match=rf"point_encoder\.{next(iter(change))}=.* above 0"):
+        dataclasses.replace(SMALL, **change)

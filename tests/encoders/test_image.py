@@ -55,6 +55,15 @@ def resnet_files(tmp_path_factory):
     return folder
 
 
+def test_the_precision_is_the_configs_also_under_autocast(lite0):
+    pictures = make_pictures()
+    expected = lite0(pictures)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = lite0(pictures)
+    assert torch.equal(found.local, expected.local)
+    assert torch.equal(found.pooled, expected.pooled)
+
+
 @pytest.mark.parametrize(
     ("name", "stride", "block"),
     [
@@ -289,7 +298,9 @@ def test_a_file_whose_digest_is_not_the_one_in_its_name_is_refused(tmp_path):
         ImageEncoder(ImageEncoderConfig(weights=str(path)))
 
 
-@pytest.mark.parametrize("content", [b"", b"<html>not found</html>", b"PK\x03\x04 cut off"])
+@pytest.mark.parametrize(
+    "content", [b"", b"<html>not found</html>", b"hello", b"version 1\n", b"PK\x03\x04 cut off"]
+)
 def test_a_file_that_holds_no_weights_is_refused(tmp_path, content):
     path = tmp_path / "lite0.pth"
     path.write_bytes(content)

@@ -222,6 +222,9 @@ def test_bfloat16_autocast_stays_close_to_float32():
         ({"local_stage": 5}, "local_stage=5"),
         ({"radius": 0.0}, "radius=0.0"),
         ({"num_neighbours": 0}, "num_neighbours=0"),
+        ({"radius_scaling": 0.0}, "radius_scaling=0.0"),
+        ({"strides": (2, 0, 2, 2)}, "strides are at least 1"),
+        ({"blocks": (0, -1, 0, 0)}, "blocks at least 0"),
     ],
 )
 def test_an_impossible_shape_is_refused(change, named):
@@ -238,3 +241,11 @@ def test_in_evaluation_plain_torch_uses_the_running_statistics_too():
     expected = encoder(points).pooled
     with only_plain():
         torch.testing.assert_close(encoder(points).pooled, expected)
+
+
+def test_a_cloud_of_which_no_centre_would_be_left_is_refused():
+    encoder = PointNext(dataclasses.replace(SMALL, strides=(2,) * len(SMALL.strides)), 2)
+    fewest = 2 ** len(SMALL.strides)
+    assert encoder(torch.rand(2, fewest, 3)).pooled.isfinite().all()
+    with pytest.raises(ValueError, match=r"point_encoder\.strides"):
+        encoder(torch.rand(2, fewest - 1, 3))

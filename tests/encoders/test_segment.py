@@ -96,6 +96,24 @@ def test_every_parameter_gets_a_gradient(kind):
         assert parameter.grad.abs().max() > 0, name
 
 
+@pytest.mark.parametrize("precision", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("kind", KINDS)
+def test_autocast_trains_and_scores_as_float32_does_but_for_rounding(kind, precision):
+    network = _network(kind).float()
+    inputs = {
+        name: value.float() if value.is_floating_point() else value
+        for name, value in _inputs(kind).items()
+    }
+    with torch.autocast("cpu", precision):
+        network(**inputs).float().square().mean().backward()
+    assert all(parameter.grad.isfinite().all() for parameter in network.parameters())
+    network.eval()
+    expected = network(**inputs)
+    with torch.autocast("cpu", precision):
+        found = network(**inputs)
+    assert (found - expected).norm() < 0.05 * expected.norm()
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_slots_without_a_cloud_change_nothing_for_the_others(kind):
     network, inputs = _network(kind), _inputs(kind)
@@ -141,6 +159,15 @@ def test_a_fresh_spatial_transformer_turns_nothing():
     network = KINDS["dgcnn_parts"]()
     matrix = network.transformer(torch.rand(2, 32, 3))
     torch.testing.assert_close(matrix, torch.eye(3).expand(2, -1, -1))
+
+
+def test_positions_are_turned_in_their_own_precision_under_autocast():
+    network, points = KINDS["dgcnn_parts"](), torch.rand(2, 32, 3)
+    turned = list[Tensor]()
+    network.edge_convs[0].register_forward_pre_hook(lambda _, given: turned.append(given[0]))
+    with torch.autocast("cpu", torch.bfloat16):
+        network(points, torch.tensor([0, 1]))
+    assert torch.equal(turned[0], points)  # a fresh matrix is the identity
 
 
 def test_stages_of_the_encoder_carry_over_by_name():

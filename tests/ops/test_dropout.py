@@ -67,3 +67,9 @@ def test_evaluation_leaves_nothing_out_and_gradients_follow_the_mask() -> None:
     dropped.sum().backward()
     assert torch.equal(x.grad, dropped.detach())
     assert torch.equal(layer.eval()(x), x)
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.0, float("nan")])
+def test_a_share_that_leaves_nothing_to_scale_is_refused(share: float) -> None:
+    with pytest.raises(ValueError, match=f"dropout {share}"):
+        Dropout(share)

@@ -84,6 +84,24 @@ def test_moments_are_left_out_where_they_are_not_asked_for():
     torch.testing.assert_close(*gradients)
 
 
+@pytest.mark.parametrize("form", [map_edges, map_edges_plain])
+def test_rows_may_lie_in_memory_in_any_order(form):
+    (near, own, *rest), neighbours, sign = _problem(torch.float64)
+    turned = [x.detach().transpose(0, 1).contiguous().transpose(0, 1) for x in (near, own)]
+    index, distinct = (x.mT.contiguous().mT for x in (neighbours.index, neighbours.distinct))
+    expected = _run(form, [near, own, *rest], neighbours, sign)
+    found = _run(form, [*turned, *rest], Neighbours(index, distinct), sign)
+    for mine, oracle in zip(_parts(found, None), _parts(expected, None), strict=True):
+        torch.testing.assert_close(mine, oracle, rtol=1e-12, atol=1e-12)
+
+
+def test_more_neighbours_than_a_slot_can_number_are_refused():
+    (near, own, scale, shift, weight), neighbours, sign = _problem(torch.float64)
+    many = Neighbours(neighbours.index.repeat(1, 1, 43)[..., :257], neighbours.distinct)
+    with pytest.raises(ValueError, match="257 neighbours: at most 256"):
+        map_edges(near, own, many, Affine(scale, shift), weight, sign, 0.0)
+
+
 def test_the_covariance_survives_a_large_mean():
     tensors, neighbours, sign = _problem(torch.float32)
     with torch.no_grad():

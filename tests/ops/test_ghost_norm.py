@@ -145,6 +145,14 @@ def test_a_batch_that_ghosts_do_not_divide_is_refused():
         GhostBatchNorm(5, 4)(_randn(6, 5))
 
 
+def test_a_ghost_of_one_entry_is_refused_in_training_as_torch_does():
+    norm, x = GhostBatchNorm(5, 1), torch.randn(3, 5)
+    with pytest.raises(ValueError, match="ghost_batch=1 where a shape is one entry"):
+        norm(x)
+    assert norm(torch.randn(3, 2, 5)).isfinite().all()
+    torch.testing.assert_close(norm.eval()(x), x, rtol=1e-5, atol=0)
+
+
 def test_only_the_running_statistics_are_saved():
     norm = GhostBatchNorm(5, 2)
     norm(torch.randn(2, 5, generator=torch.Generator().manual_seed(0)))

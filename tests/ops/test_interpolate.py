@@ -1,5 +1,7 @@
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from picpoint.ops.interpolate import (
     interpolate,
@@ -27,6 +29,28 @@ def test_the_nearest_three_centres_share_by_one_over_the_distance(dtype):
     shares = 1 / nearest.values
     expected = shares / shares.sum(dim=-1, keepdim=True)
     torch.testing.assert_close(found.weight[:, 12:], expected[:, 12:])
+
+
+class _Largest(TorchDispatchMode):
+    """Notes how many numbers the largest tensor has that an operation gives."""
+
+    def __init__(self):
+        super().__init__()
+        self.numbers = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        given = func(*args, **(kwargs or {}))
+        tensors = [x for x in tree_leaves(given) if isinstance(x, torch.Tensor)]
+        self.numbers = max(self.numbers, *(x.numel() for x in tensors))
+        return given
+
+
+def test_the_plain_form_keeps_all_distances_and_nothing_larger():
+    """It is what runs on CUDA."""
+    points = _clouds()
+    with _Largest() as largest:
+        nearest_three_plain(points, points[:, :12])
+    assert largest.numbers == 2 * 40 * 12
 
 
 def test_a_point_that_is_a_centre_keeps_its_features():

@@ -1,6 +1,7 @@
 """Triton's kernels do what the plain forms do; in Triton's interpreter, which needs no GPU."""
 
 import os
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ pytest.importorskip("triton", reason="triton is not installed (it comes with tor
 
 from picpoint.ops import triton_kernels
 from picpoint.ops.balls import Neighbours, points_in_balls_plain
-from picpoint.ops.gather import edges_plain, reduce_edges_plain
+from picpoint.ops.gather import reduce_edges_plain
 from picpoint.ops.sampling import farthest_points_plain
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -57,4 +58,22 @@ def test_reduced_edges_and_their_gradients_are_those_of_the_plain_form(wanted):
         torch.testing.assert_close(mine, theirs)
     gradients = (torch.autograd.grad(parts, (near, own), upstream) for parts in (fast, oracle))
     torch.testing.assert_close(*gradients)
-    assert edges_plain(near, own, neighbours).shape == (2, 5, 7, width)
+
+
+def test_programs_are_launched_on_the_gpu_of_their_tensors(monkeypatch):
+    """Triton launches on the current GPU. Without two, it is told that each is asked for."""
+    asked = []
+
+    def device_of(tensor):
+        asked.append(tensor)
+        return nullcontext()
+
+    monkeypatch.setattr(torch.cuda, "device_of", device_of)
+    points = _clouds()
+    index, distinct = triton_kernels.search_balls(points, points[:, :4], 0.1, 5)
+    triton_kernels.order_farthest(points, 2, torch.tensor([0, 0]))
+    rows = points.clone().requires_grad_()
+    reduced = triton_kernels.reduce_edges(rows, points[:, :4], index, distinct, torch.ones(3))
+    assert len(asked) == 3
+    reduced[0].sum().backward()
+    assert len(asked) == 4

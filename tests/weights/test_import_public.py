@@ -1,3 +1,4 @@
+import argparse
 from pathlib import Path
 
 import pytest
@@ -121,6 +122,30 @@ def test_a_file_of_anything_but_tensors_is_refused_and_not_run(content, tmp_path
     with pytest.raises(ImportRefusedError, match=r"odd\.pth: holds"):
         read_public(tmp_path / "odd.pth")
     assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "it ends too early"),
+        (b"<!DOCTYPE html><html>Not found</html>", "no pickle"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 7\n", "no pickle"),
+        (b"hello", "no pickle"),
+    ],
+)
+def test_what_a_download_leaves_instead_of_a_checkpoint_is_refused(content, reason, tmp_path):
+    (tmp_path / "page.pth").write_bytes(content)
+    with pytest.raises(ImportRefusedError, match=rf"page\.pth: .*damaged \(.*{reason}") as raised:
+        read_public(tmp_path / "page.pth")
+    assert "\n" not in str(raised.value)
+
+
+def test_the_refusal_names_what_is_no_tensor_and_does_not_say_to_run_it(tmp_path):
+    torch.save({"model": {}, "args": argparse.Namespace(lr=1)}, tmp_path / "args.pth")
+    with pytest.raises(ImportRefusedError, match=r"holds argparse\.Namespace, which") as raised:
+        read_public(tmp_path / "args.pth")
+    assert "trust" not in str(raised.value)
+    assert str(raised.value).isprintable()
 
 
 def test_a_damaged_file_is_refused(tmp_path):
