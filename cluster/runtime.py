@@ -22,7 +22,8 @@ class RuntimeConfig:
         num_workers: number of ranks; not looked at where `max_workers` is set.
         use_gpu: one GPU for each rank; `auto` where this machine has CUDA.
         address: Ray cluster to join; `local` starts one that ends with the run.
-        threads_per_worker: CPU threads of each rank; 0 shares the machine's cores evenly.
+        threads_per_worker: CPU threads of each rank; 0 shares the machine's cores evenly, or the
+            number in OMP_NUM_THREADS (`local`).
         min_workers: ranks that are enough to begin with, and to go on with when machines are lost
             (`ray` only, with `max_workers`).
         max_workers: most ranks, of as many as the cluster has room for (`ray` only); 0 for a fixed
