@@ -22,7 +22,7 @@ test: $(READY)
 		-m "not slow and not gpu and not kaolin and not remote"
 
 faults: $(READY)
-	$(BIN)/python -m pytest --timeout 1200 \
+	$(BIN)/python -m pytest -n 2 --dist loadfile --timeout 1200 \
 		-m "slow and not soak and not gpu and not kaolin and not remote"
 
 soak: $(READY)
