@@ -150,12 +150,12 @@ def _ray_rank(settings: dict[str, RankedJob]) -> None:
     _train(job, ray.train.torch.get_device(), _machines_going)
 
 
-def _machines_going() -> str:
+def _machines_going() -> frozenset[str]:
     """Name the machines of the run that Ray was told it will lose; waits for all ranks."""
     import ray.train
 
     told = ray.train.get_preemption_info()
-    return "" if told is None else ", ".join(told.preempted_node_ids)
+    return frozenset(told.preempted_node_ids) if told else frozenset()
 
 
 def _local_rank(job: RankedJob, rank: int) -> None:

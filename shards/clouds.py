@@ -118,11 +118,14 @@ def check_cloud(cloud: Cloud) -> None:
         dtype, shape = CLOUD_ARRAYS[member]
         if len(array) == 0:
             continue
-        width = array.shape[1:] if 0 in shape[1:] and array.ndim == len(shape) else shape[1:]
-        if array.dtype != np.dtype(dtype) or array.shape != (cloud.num_points, *width):
+        wanted = (cloud.num_points, *shape[1:])
+        fits = array.size and array.ndim == len(wanted)
+        fits = fits and all(w in (0, n) for w, n in zip(wanted, array.shape, strict=True))
+        if array.dtype != np.dtype(dtype) or not fits:
+            told = ", ".join(str(length or "any") for length in wanted)
             raise SchemaError(
                 f"{member} of {cloud.source_id!r}: {array.dtype} {array.shape}; it must be "
-                f"{np.dtype(dtype)} {(cloud.num_points, *width)}"
+                f"{np.dtype(dtype)} ({told})"
             )
         if array.dtype.kind == "f" and not np.isfinite(array).all():
             raise SchemaError(

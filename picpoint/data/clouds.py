@@ -268,7 +268,7 @@ def choose_points(
         DatasetError: it has fewer points than are asked for.
     """
     if subset == "crop":
-        centre = cloud.points[generator.integers(cloud.num_points)]
+        centre = int(generator.integers(cloud.num_points))
         return nearest_rows(cloud.points, centre, view.num_points)
     if cloud.num_points < view.num_points:
         raise DatasetError(
@@ -281,10 +281,14 @@ def choose_points(
 
 
 def nearest_rows(
-    points: Float32[np.ndarray, "P 3"], centre: Float32[np.ndarray, " 3"], count: int
+    points: Float32[np.ndarray, "P 3"], centre: int, count: int
 ) -> Int64[np.ndarray, " count"]:
-    """Find the points nearest to one, nearest first; again and again where there are fewer."""
-    squared = np.square(points - centre).sum(axis=1)
+    """Find the points nearest to one of them, which comes first, before others at its place.
+
+    Where there are fewer than `count` they come again and again.
+    """
+    squared = np.square(points - points[centre]).sum(axis=1)
+    squared[centre] = -1
     near = np.arange(len(points))
     if count < len(points):
         near = np.argpartition(squared, count - 1)[:count]

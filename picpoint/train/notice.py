@@ -7,13 +7,13 @@ from picpoint.losses.gather import this_rank
 
 logger = logging.getLogger(__name__)
 
-Notice = Callable[[], str]
+Notice = Callable[[], frozenset[str]]
 """Names the machines of the run that will soon be taken; all ranks must ask together."""
 
 
-def no_notice() -> str:
+def no_notice() -> frozenset[str]:
     """Say that no machine is about to be taken."""
-    return ""
+    return frozenset()
 
 
 class Departures:
@@ -22,14 +22,13 @@ class Departures:
     def __init__(self, ask: Notice) -> None:
         """Ask so, from now on."""
         self._ask = ask
-        self._told = ""
+        self._told = frozenset[str]()
 
     def are_new(self) -> bool:
         """Whether machines will be taken of which it was not said before; all ranks must ask."""
-        going, before = self._ask(), self._told
-        self._told = going
-        if going in ("", before):
-            return False
-        if this_rank() == 0:
-            logger.warning("machines will be taken back: %s; saving a checkpoint now", going)
-        return True
+        new = self._ask() - self._told
+        self._told |= new
+        if new and this_rank() == 0:
+            names = ", ".join(sorted(new))
+            logger.warning("machines will be taken back: %s; saving a checkpoint now", names)
+        return bool(new)

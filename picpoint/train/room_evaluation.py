@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from picpoint.batch import CloudBatch, move_batch
 from picpoint.data.cloud_augment import UNCHANGED
 from picpoint.data.clouds import CloudItem, collate_clouds, make_item, nearest_rows
-from picpoint.data.dataset import NO_CLASS, Dataset
+from picpoint.data.dataset import NO_CLASS, Dataset, DatasetError
 from picpoint.train.finetune_settings import FinetuneConfig
 from picpoint.train.precision import ResolvedPrecision, autocast
 from shards.cloud_sets import CloudReader
@@ -40,6 +40,9 @@ def room_confusion(
         config: of the run.
         precision: of the forward pass.
         device: where to compute.
+
+    Raises:
+        DatasetError: a room counts other labels than the data set has.
     """
     members = (*config.view.members, LABEL_COUNTS)
     reader = CloudReader(dataset.reader.manifest, members=members, cache=config.data.cache)
@@ -48,6 +51,11 @@ def room_confusion(
     for row in rows.tolist():
         room = reader.read(Request(row))
         assert room is not None  # the reader raises on damage
+        if room.label_counts.shape[1] != num_classes:
+            raise DatasetError(
+                f"{room.source_id!r} counts {room.label_counts.shape[1]} labels, and "
+                f"{dataset.info.name} has {num_classes} things; prepare the data set again"
+            )
         summed = torch.zeros(room.num_points, num_classes, device=device)
         for items in _covering(room, config):
             batch: CloudBatch = move_batch(collate_clouds(items), device)
@@ -66,7 +74,7 @@ def _covering(room: Cloud, config: FinetuneConfig) -> Iterator[list[CloudItem]]:
     while not is_seen.all():
         items: list[CloudItem] = []
         while len(items) < config.eval_batch and not is_seen.all():
-            centre = room.points[is_seen.argmin()]
+            centre = int(is_seen.argmin())
             chosen = nearest_rows(room.points, centre, config.data.num_points)
             is_seen[chosen] = True
             items.append(

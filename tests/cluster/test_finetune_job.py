@@ -12,7 +12,7 @@ from cluster.app import main
 from picpoint.train.checkpoint import newest_checkpoint
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "train"))
-from cloud_sets import clouds, write_set
+from cloud_sets import SCENES_INFO, clouds, rooms, write_set
 
 TINY = [
     "runtime=local",
@@ -65,6 +65,23 @@ def test_two_ranks_of_unlike_shares_do_what_one_does(solids: Path, tmp_path: Pat
     results = [json.loads((tmp_path / f"{ranks}" / "result.json").read_text()) for ranks in (1, 2)]
     assert results[0]["confusion"] == results[1]["confusion"]
     assert results[0]["last"] == results[1]["last"]
+
+
+def test_whole_rooms_are_counted_once_over_two_ranks(tmp_path: Path) -> None:
+    """Six rooms of six sizes, so that no two ranks see as many crops."""
+    whole = write_set(tmp_path / "rooms", list(rooms()), SCENES_INFO)
+    crops = ["task=scenes", "data.subset=crop", "data.normalise=none", "data.augment.shift=0"]
+    split = ["data.train=[Area_5]", "data.test=[Area_1]"]
+    small = ["votes=0", "global_batch=2", "ghost_batch=1", "epochs=1", "eval_every=1"]
+    expected = sum(
+        room.label_counts.sum(axis=0) for room in rooms() if room.source_id.startswith("Area_1")
+    )
+    for ranks in (1, 2):
+        out = tmp_path / str(ranks)
+        where = [f"data.shards={whole}", f"out={out}", f"runtime.num_workers={ranks}"]
+        assert main(["finetune", *where, *TINY, *crops, *split, *small]) == 0
+        confusion = json.loads((out / "result.json").read_text())["confusion"]
+        assert list(map(sum, confusion)) == expected.tolist()
 
 
 def test_a_pretraining_run_is_a_beginning(

@@ -8,7 +8,15 @@ import numpy as np
 import pytest
 
 from shards.cloud_sets import CloudReader, write_clouds
-from shards.clouds import CLOUD_META, POINT_LABELS, Cloud, decode_cloud, encode_cloud
+from shards.clouds import (
+    CLOUD_META,
+    LABEL_COUNTS,
+    PLACES,
+    POINT_LABELS,
+    Cloud,
+    decode_cloud,
+    encode_cloud,
+)
 from shards.columns import shard_name
 from shards.describe import inspect, stats
 from shards.errors import CodecError, CorruptSampleError
@@ -19,7 +27,7 @@ from shards.schema import COLORS, NORMALS, POINTS, SchemaError
 from shards.store import LocalStore
 from shards.verify import verify
 
-ALL_MEMBERS = (NORMALS, COLORS, POINT_LABELS)
+ALL_MEMBERS = (NORMALS, COLORS, POINT_LABELS, PLACES, LABEL_COUNTS)
 
 
 def make_cloud(number: int, num_points: int = 50) -> Cloud:
@@ -31,6 +39,8 @@ def make_cloud(number: int, num_points: int = 50) -> Cloud:
         normals=rng.normal(size=(num_points, 3)).astype(np.float32),
         colors=rng.integers(0, 256, (num_points, 3), dtype=np.uint8),
         point_labels=rng.integers(0, 50, num_points, dtype=np.uint8),
+        places=rng.random((num_points, 3), dtype=np.float32),
+        label_counts=rng.integers(0, 9, (num_points, 4), dtype=np.uint32),
     )
 
 
@@ -63,7 +73,8 @@ def test_only_what_is_asked_for_is_read(cloud_set):
     cloud = CloudReader(cloud_set, members=(POINT_LABELS,)).read(Request(4))
     assert cloud is not None
     told = make_cloud(4)
-    assert_equal(cloud, replace(told, normals=told.normals[:0], colors=told.colors[:0]))
+    bare = Cloud(told.source_id, told.label, told.points)
+    assert_equal(cloud, replace(bare, point_labels=told.point_labels))
 
 
 def test_clouds_of_different_lengths_and_bare_ones_share_a_set(tmp_path):
@@ -130,6 +141,10 @@ def test_another_kind_in_manifest_json_is_damage(cloud_set, tmp_path):
         ({"points": np.full((50, 3), np.nan, np.float32)}, "NaN or infinity in 50 rows"),
         ({"normals": np.zeros((49, 3), np.float32)}, r"\(49, 3\)"),
         ({"point_labels": np.zeros(50, np.int64)}, "int64"),
+        ({"label_counts": np.zeros((50, 4), np.int32)}, "int32"),
+        ({"label_counts": np.zeros((49, 4), np.uint32)}, r"\(49, 4\)"),
+        ({"label_counts": np.zeros(50, np.uint32)}, r"\(50,\)"),
+        ({"label_counts": np.zeros((50, 0), np.uint32)}, r"\(50, 0\)"),
     ],
 )
 def test_a_broken_cloud_is_not_written(tmp_path, change, message):

@@ -377,7 +377,7 @@ def test_a_stop_file_saves_and_the_run_goes_on(train: Run, tmp_path: Path) -> No
 def test_machines_that_will_be_taken_make_a_checkpoint(
     config: FinetuneConfig, tmp_path: Path
 ) -> None:
-    reports = finetune(config, tmp_path, torch.device("cpu"), notice=lambda: "a")
+    reports = finetune(config, tmp_path, torch.device("cpu"), notice=lambda: frozenset("a"))
     assert next(reports).step == 1  # of three steps an epoch
     newest, _ = newest_checkpoint(tmp_path / "checkpoints")
     reports.close()

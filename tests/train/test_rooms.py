@@ -23,6 +23,7 @@ from picpoint.train.finetune_settings import FinetuneConfig
 from picpoint.train.room_evaluation import room_confusion
 from picpoint.train.state import OptimConfig
 from shards.cloud_sets import CloudReader
+from shards.clouds import Cloud
 
 CPU = torch.device("cpu")
 
@@ -61,6 +62,11 @@ def config(whole_rooms: Path) -> FinetuneConfig:
     )
 
 
+def other_room() -> Cloud:
+    """A room of Area_5."""
+    return next(room for room in rooms() if room.source_id.startswith("Area_5"))
+
+
 class ByColour(nn.Module):
     """Says which thing a point is by its colour, as all points here may be told."""
 
@@ -78,7 +84,7 @@ def test_every_raw_point_is_told_by_its_voxel(config: FinetuneConfig) -> None:
     dataset = open_dataset(CloudReader(config.data.shards, members=config.view.members))
     rows = dataset.rows_of(["Area_5"])
     network = ByColour()
-    counts = room_confusion(network, dataset, rows, config, "fp32", CPU)  # pyright: ignore
+    counts = room_confusion(network, dataset, rows, config, "fp32", CPU)
     expected = torch.zeros(3, 3, dtype=torch.int64)
     for room in rooms():
         if room.source_id.startswith("Area_5"):
@@ -94,8 +100,8 @@ def test_a_room_of_fewer_points_than_a_crop_is_measured_too(config: FinetuneConf
     dataset = open_dataset(CloudReader(config.data.shards, members=config.view.members))
     rows = dataset.rows_of(["Area_5"])
     network = ByColour()
-    counts = room_confusion(network, dataset, rows, large, "fp32", CPU)  # pyright: ignore
-    again = room_confusion(network, dataset, rows, config, "fp32", CPU)  # pyright: ignore
+    counts = room_confusion(network, dataset, rows, large, "fp32", CPU)
+    again = room_confusion(network, dataset, rows, config, "fp32", CPU)
     assert torch.equal(counts, again)
     assert network.seen[:2] == [1, 1]  # a crop for each room
 
@@ -122,8 +128,36 @@ def test_a_crop_is_the_nearest_points_on_the_floor() -> None:
     far = np.linalg.norm(room.points - room.points[chosen[0]], axis=1)
     assert set(chosen.tolist()) == set(np.argsort(far)[:50].tolist())
     assert (np.diff(far[chosen]) >= 0).all()
-    points = np.zeros((3, 3), np.float32)
-    assert nearest_rows(points, points[0], 7).tolist() == [0, 1, 2, 0, 1, 2, 0]
+    assert nearest_rows(np.zeros((3, 3), np.float32), 0, 7).tolist() == [0, 1, 2, 0, 1, 2, 0]
+
+
+@pytest.mark.timeout(60)
+def test_more_points_at_one_place_than_a_crop_holds_are_all_told(
+    config: FinetuneConfig, tmp_path: Path
+) -> None:
+    points = np.zeros((200, 3), np.float32)
+    room = dataclasses.replace(
+        next(rooms()),
+        points=points,
+        colors=np.full((200, 3), (250, 5, 5), np.uint8),
+        point_labels=np.ones(200, np.uint8),
+        places=points,
+        label_counts=np.tile(np.uint32([0, 2, 0]), (200, 1)),
+    )
+    manifest = write_set(tmp_path, [room, other_room()], SCENES_INFO)
+    dataset = open_dataset(CloudReader(manifest, members=config.view.members))
+    counts = room_confusion(ByColour(), dataset, dataset.rows_of(["Area_1"]), config, "fp32", CPU)
+    assert counts[1, 1] == 400
+
+
+def test_a_room_that_counts_other_labels_is_refused(config: FinetuneConfig, tmp_path: Path) -> None:
+    # One column would be taken for every class.
+    room = next(rooms())
+    narrow = dataclasses.replace(room, label_counts=room.label_counts[:, :1].copy())
+    manifest = write_set(tmp_path, [narrow, other_room()], SCENES_INFO)
+    dataset = open_dataset(CloudReader(manifest, members=config.view.members))
+    with pytest.raises(DatasetError, match="counts 1 labels, and rooms has 3 things"):
+        room_confusion(ByColour(), dataset, dataset.rows_of(["Area_1"]), config, "fp32", CPU)
 
 
 def test_validation_holds_back_some_rooms_of_an_area(config: FinetuneConfig) -> None:
