@@ -44,7 +44,7 @@ from picpoint.train.settings import PretrainConfig
 from shards.codec import decode_picture
 from shards.column_sets import load_columns
 from shards.columns import MemberSpan
-from shards.fetch import MAX_GAP_BYTES, coalesce
+from shards.fetch import MAX_GAP_BYTES, Run, coalesce
 from shards.manifest import Manifest, load_manifest
 from shards.reader import PAIRING, Request, ShardReader
 from shards.schema import META
@@ -167,11 +167,11 @@ def _traffic(shards: Manifest, features: Path) -> tuple[float, float]:
         kept = [span for span in more if span.name.startswith(of_view)]
         for runs in (_runs(spans), _runs(kept)):
             num_requests += len(runs)
-            num_bytes += sum(run[-1].offset + run[-1].length - run[0].offset for run in runs)
+            num_bytes += sum(length for _, length, _ in runs)
     return num_requests / shards.num_samples, num_bytes / shards.num_samples
 
 
-def _runs(spans: list[MemberSpan]) -> list[list[MemberSpan]]:
+def _runs(spans: list[MemberSpan]) -> list[Run]:
     return coalesce(spans, MAX_GAP_BYTES["network"])
 
 

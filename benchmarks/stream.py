@@ -178,9 +178,9 @@ def _traffic(manifest: Manifest, order: Sequence[int], scenario: Scenario) -> tu
     for number in order:
         names = scenario.members(number)
         spans = [span for span in manifest.row(number).members if span.name in names]
-        for run in coalesce(spans, MAX_GAP_BYTES["disk" if is_local else "network"]):
+        for _, length, _ in coalesce(spans, MAX_GAP_BYTES["disk" if is_local else "network"]):
             num_requests += 1
-            num_bytes += run[-1].offset + run[-1].length - run[0].offset
+            num_bytes += length
     return num_requests, num_bytes
 
 

@@ -129,9 +129,8 @@ def _floor_of_bucket(
 
     def fetch(number: int) -> None:
         shard, spans = places[number]
-        for run in coalesce(spans, MAX_GAP_BYTES["network"]):
-            start, stop = run[0].offset, run[-1].offset + run[-1].length
-            content = bytes(obstore.get_range(objects, shard, start=start, end=stop))
+        for start, length, run in coalesce(spans, MAX_GAP_BYTES["network"]):
+            content = bytes(obstore.get_range(objects, shard, start=start, length=length))
             for span in run:
                 first = span.offset - start
                 _decode_checked(span, content[first : first + span.length])

@@ -101,11 +101,26 @@ def decode_picture(content: bytes, max_side_px: int = MAX_SIDE_PX) -> UInt8[np.n
             "decoded; raise max_side_px if it is meant to be that large"
         )
     try:
-        return simplejpeg.decode_jpeg(content, colorspace="RGB")
+        return simplejpeg.decode_jpeg(
+            content, colorspace="RGB", buffer=_picture_memory(height_px, width_px)
+        )
     except ValueError as error:
         raise CodecError(
             f"the JPEG cannot be decoded ({error}); the member is damaged: render it again"
         ) from error
+
+
+def _picture_memory(height_px: int, width_px: int) -> UInt8[np.ndarray, "H W 3"]:
+    """Allocate a picture whose first byte is not at a multiple of 32 bytes.
+
+    To rows that begin at one, libjpeg-turbo writes past the processor's caches, which makes a
+    picture of 224 px a quarter slower to decode, and its reader wait for the memory. Where malloc
+    puts an array is chance, half of them there.
+    """
+    num_bytes = height_px * width_px * 3
+    memory = np.empty(num_bytes + 32, np.uint8)
+    skipped = (16 - memory.__array_interface__["data"][0]) % 32
+    return memory[skipped : skipped + num_bytes].reshape(height_px, width_px, 3)
 
 
 def encode_array(array: np.ndarray) -> bytes:

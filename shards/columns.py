@@ -3,8 +3,9 @@
 Columns, not objects: the samples of a shard are a few arrays.
 """
 
-from collections.abc import Container, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
@@ -74,6 +75,7 @@ class SampleColumns:
         first_member: sample s has the members first_member[s] to first_member[s + 1] - 1.
         member_names: the distinct names; `name_code` points into it.
         offset: as in MemberSpan, one per member; so are length and crc32.
+        _places: by the names' codes in one sample, as bytes: where each name stands among them.
     """
 
     keys: Sequence[str]
@@ -87,6 +89,7 @@ class SampleColumns:
     offset: Int64[np.ndarray, " M"]
     length: Int64[np.ndarray, " M"]
     crc32: UInt32[np.ndarray, " M"]
+    _places: dict[bytes, dict[str, int]] = field(default_factory=dict, init=False, repr=False)
 
     def __len__(self) -> int:
         """S, the number of samples."""
@@ -116,15 +119,30 @@ class SampleColumns:
             ),
         )
 
-    def spans(self, sample: int, names: Container[str]) -> list[MemberSpan]:
-        """Tell where the named members of a sample lie, in the order in which they do."""
-        start, stop = self.first_member[sample : sample + 2].tolist()
-        known = self.member_names
-        return [
-            MemberSpan(known[code], self.offset.item(at), self.length.item(at), self.crc32.item(at))
-            for at, code in enumerate(self.name_code[start:stop].tolist(), start)
-            if known[code] in names
-        ]
+    def spans(self, sample: int, names: Iterable[str]) -> list[MemberSpan]:
+        """Tell where the named members of a sample lie, in the order of the names.
+
+        Raises:
+            KeyError: the sample has no such member, or has it twice.
+        """
+        start, stop = self.first_member.item(sample), self.first_member.item(sample + 1)
+        codes = self.name_code[start:stop].tobytes()
+        places = self._places.get(codes) or self._find_places(codes)
+        spans: list[MemberSpan] = []
+        for name in names:
+            at = start + places[name]
+            spans.append(
+                MemberSpan(name, self.offset.item(at), self.length.item(at), self.crc32.item(at))
+            )
+        return spans
+
+    def _find_places(self, codes: bytes) -> dict[str, int]:
+        """Tell which name stands where in a sample; kept, for samples of a set are mostly alike."""
+        names = [self.member_names[code] for code in np.frombuffer(codes, np.uint16).tolist()]
+        count = Counter(names)
+        places = {name: place for place, name in enumerate(names) if count[name] == 1}
+        self._places[codes] = places
+        return places
 
     def rows(self) -> list[SampleRow]:
         """Gather what is known of every sample; for a shard's worth of them."""

@@ -1,8 +1,9 @@
 """How are the bytes of a sample fetched? By range, few at a time, every checksum compared."""
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 
 from shards.cache import DiskCache
 from shards.columns import MemberSpan, ShardEntry
@@ -11,6 +12,11 @@ from shards.store import LocalStore, Store
 
 # Reading this much too much costs less than a second request.
 MAX_GAP_BYTES = {"disk": 16 << 10, "network": 256 << 10}
+
+
+# Members that are fetched together, in the order in which they lie: the first byte and the length
+# of them all, in bytes from the start of the shard, and each of them.
+Run = tuple[int, int, list[MemberSpan]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,12 +31,11 @@ class Source:
         """What is better read along than asked for again."""
         return MAX_GAP_BYTES["disk" if self.store.concurrency == 1 else "network"]
 
-    def read(
-        self, shard: ShardEntry, spans: Sequence[MemberSpan], runs: Sequence[Sequence[MemberSpan]]
-    ) -> dict[str, bytes]:
-        """Read members of one sample, every checksum right; `runs` are the spans, coalesced."""
+    def read(self, shard: ShardEntry, runs: Sequence[Run]) -> dict[str, bytes]:
+        """Read members of one sample, every checksum right."""
         if self.cache is None or self.store.concurrency == 1:
             return self._fetch(shard.name, runs)
+        spans = [span for *_, run in runs for span in run]
         found = self.cache.find(shard.sha256, spans)
         if missing := [span for span in spans if span.name not in found]:
             fetched = self._fetch(shard.name, coalesce(missing, self.max_gap_bytes))
@@ -38,12 +43,12 @@ class Source:
             found |= fetched
         return found
 
-    def announce(self, shard: ShardEntry, runs: Sequence[Sequence[MemberSpan]]) -> None:
+    def announce(self, shard: ShardEntry, runs: Sequence[Run]) -> None:
         """Say what will be read soon."""
         if isinstance(self.store, LocalStore):
-            self.store.will_need(shard.name, [_range_of(run) for run in runs])
+            self.store.will_need(shard.name, [run[:2] for run in runs])
 
-    def _fetch(self, name: str, runs: Sequence[Sequence[MemberSpan]]) -> dict[str, bytes]:
+    def _fetch(self, name: str, runs: Sequence[Run]) -> dict[str, bytes]:
         try:
             return self._fetch_once(name, runs)
         except CorruptSampleError:
@@ -52,35 +57,35 @@ class Source:
                 self.store.reopen(name)
             return self._fetch_once(name, runs)
 
-    def _fetch_once(self, name: str, runs: Sequence[Sequence[MemberSpan]]) -> dict[str, bytes]:
-        contents = self.store.get_ranges(name, [_range_of(run) for run in runs])
+    def _fetch_once(self, name: str, runs: Sequence[Run]) -> dict[str, bytes]:
+        contents = self.store.get_ranges(name, [run[:2] for run in runs])
         return {
-            span.name: _checked(content, span, run[0].offset)
-            for run, content in zip(runs, contents, strict=True)
-            for span in run
+            span.name: _checked(content, span, start)
+            for (start, _, spans), content in zip(runs, contents, strict=True)
+            for span in spans
         }
 
 
-def _range_of(run: Sequence[MemberSpan]) -> tuple[int, int]:
-    """Tell offset and length of a run of spans."""
-    start = run[0].offset
-    return start, run[-1].offset + run[-1].length - start
-
-
-def coalesce(spans: Sequence[MemberSpan], max_gap_bytes: int) -> list[list[MemberSpan]]:
+def coalesce(spans: Iterable[MemberSpan], max_gap_bytes: int) -> list[Run]:
     """Put spans that lie close together into one run; each run is one request.
 
     Args:
         spans: of one shard, in any order.
         max_gap_bytes: between two spans of a run, at most.
     """
-    runs: list[list[MemberSpan]] = []
-    for span in sorted(spans, key=lambda each: each.offset):
-        if runs and span.offset - (runs[-1][-1].offset + runs[-1][-1].length) <= max_gap_bytes:
-            runs[-1].append(span)
+    groups: list[list[MemberSpan]] = []
+    end = 0
+    for span in sorted(spans, key=attrgetter("offset")):
+        _, offset, length, _ = span
+        if groups and offset - end <= max_gap_bytes:
+            groups[-1].append(span)
         else:
-            runs.append([span])
-    return runs
+            groups.append([span])
+        end = offset + length
+    return [
+        (group[0].offset, group[-1].offset + group[-1].length - group[0].offset, group)
+        for group in groups
+    ]
 
 
 def _checked(content: bytes, span: MemberSpan, start: int) -> bytes:

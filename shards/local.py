@@ -63,10 +63,12 @@ class LocalStore:
 
     def will_need(self, name: str, ranges: Sequence[tuple[int, int]]) -> None:
         """Have the system begin to read (offset, length) ranges, if it can."""
-        with suppress(OSError):
+        try:
             file = self._open.get(name)
             for offset, length in ranges:
                 os.posix_fadvise(file.descriptor, offset, length, os.POSIX_FADV_WILLNEED)
+        except OSError:  # told when it is read
+            return
 
     def reopen(self, name: str) -> None:
         """Read a file by its name next time, not the one of that name which was open."""

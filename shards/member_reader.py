@@ -17,9 +17,9 @@ import numpy as np
 from shards.cache import CacheConfig, DiskCache
 from shards.codec import decode_array
 from shards.column_manifest import Column, ColumnSet, load_columns
-from shards.columns import MemberSpan
+from shards.columns import SampleColumns
 from shards.errors import CodecError, CorruptSampleError, ShardError
-from shards.fetch import Source, coalesce
+from shards.fetch import Run, Source, coalesce
 from shards.manifest import Manifest, load_manifest
 from shards.schema import SchemaError, view_member
 from shards.store import open_store
@@ -124,7 +124,7 @@ class MemberReader(Generic[S]):
         self.on_corrupt: OnCorrupt = on_corrupt
         self.corrupt: list[CorruptSample] = []
         self._known_corrupt: set[int] = set()
-        self._members = frozenset({*members, *kind.needed})
+        self._members = tuple(sorted({*members, *kind.needed}))
         self._source = Source(open_store(self.manifest.url), disk)
         self._columns = tuple(load_columns(url, disk) for url in columns)
         for each in self._columns:
@@ -250,7 +250,7 @@ class MemberReader(Generic[S]):
             StoreError: a shard is missing or cannot be read.
         """
         place = self._find(request)
-        members = self._source.read(self.manifest.shards[place.shard], place.spans, place.runs)
+        members = self._source.read(self.manifest.shards[place.shard], place.runs)
         for members_of_set, _ in self._read_columns(place):
             members |= members_of_set
         return members
@@ -259,29 +259,24 @@ class MemberReader(Generic[S]):
         return self._load(self._find(request))
 
     def _find(self, request: Request) -> "_Place":
-        number, place = self.manifest.locate(request.sample_index)
+        number, row = self.manifest.locate(request.sample_index)
         samples = self.manifest.parts[number].samples
-        names = self._members
+        names, num_views = self._members, samples.num_views.item(row)
         if request.views and request.pictures:
-            names = names.union(map(view_member, request.views))
-        spans = samples.spans(place, names)
-        missing = names - {each.name for each in spans} if len(spans) < len(names) else ()
-        if missing or not all(0 <= view < samples.num_views[place] for view in request.views):
-            raise SchemaError(
-                f"{min(missing, default=f'views {request.views}')} of "
-                f"{samples.source_ids[place]!r}: it has {samples.num_views[place]} views, counted "
-                "from 0, and not every array; ask for what it has"
-            )
+            names = (*names, *map(view_member, request.views))
+        try:
+            spans = samples.spans(row, names)
+        except KeyError as error:
+            raise _lacks(error.args[0], samples, row) from None
+        if request.views and not 0 <= min(request.views) <= max(request.views) < num_views:
+            raise _lacks(f"views {request.views}", samples, row)
         runs = coalesce(spans, self._source.max_gap_bytes)
-        key, source_id = samples.keys[place], samples.source_ids[place]
-        return _Place(request, number, place, key, source_id, spans, runs)
+        return _Place(request, number, row, samples.keys[row], samples.source_ids[row], runs)
 
     def _load(self, place: "_Place") -> S | CorruptSample:
         shard = self.manifest.shards[place.shard]
         try:
-            members = self._source.read(shard, place.spans, place.runs)
-            if len(members) < len(place.spans):
-                raise SchemaError("it has a member twice")
+            members = self._source.read(shard, place.runs)
             sample = self.kind.decode(members)
             if sample.source_id != place.source_id:
                 raise SchemaError(f"it holds {sample.source_id!r}")
@@ -308,12 +303,15 @@ class MemberReader(Generic[S]):
                 for column in columns.columns
                 for view in (place.request.views if column.per_view else (0,))
             }
-            spans = samples.spans(place.row, column_of)
-            if missing := column_of.keys() - {each.name for each in spans}:
-                raise CorruptSampleError(f"column set {columns.url}: {min(missing)} is not there")
+            try:
+                spans = samples.spans(place.row, column_of)
+            except KeyError as error:
+                raise CorruptSampleError(
+                    f"column set {columns.url}: {error.args[0]} is not there once"
+                ) from None
             runs = coalesce(spans, source.max_gap_bytes)
             try:
-                members = source.read(columns.shards[place.shard], spans, runs)
+                members = source.read(columns.shards[place.shard], runs)
             except CorruptSampleError as error:
                 raise CorruptSampleError(f"column set {columns.url}: {error}") from error
             yield members, column_of
@@ -325,8 +323,7 @@ class _Place(NamedTuple):
     Attributes:
         shard: number of its shard.
         row: in the shard's part.
-        spans: the members wanted.
-        runs: the same, as they are best read.
+        runs: the members wanted, as they are best read.
     """
 
     request: Request
@@ -334,8 +331,14 @@ class _Place(NamedTuple):
     row: int
     key: str
     source_id: str
-    spans: list[MemberSpan]
-    runs: list[list[MemberSpan]]
+    runs: list[Run]
+
+
+def _lacks(what: str, samples: SampleColumns, row: int) -> SchemaError:
+    return SchemaError(
+        f"{what} of {samples.source_ids[row]!r}: it has {samples.num_views[row]} views, counted "
+        "from 0, and not every array once; ask for what it has"
+    )
 
 
 def _refuse_repeats(sets: Sequence[ColumnSet]) -> None:

@@ -46,8 +46,9 @@ class Parts:
         self._store, self._entries, self._max_samples = store, tuple(entries), max_samples
         self._cache = cache if store.concurrency > 1 else None
         self._lock = threading.Lock()
-        self._loaded: OrderedDict[int, Future[ShardInfo]] = OrderedDict()
-        self._num_samples, self._last = 0, -1
+        self._loaded: OrderedDict[int, ShardInfo] = OrderedDict()
+        self._loading: dict[int, Future[ShardInfo]] = {}
+        self._num_samples = 0
 
     def __reduce__(self) -> tuple[type["Parts"], tuple[object, ...]]:
         return Parts, (self._store, self._entries, self._cache, self._max_samples)
@@ -60,37 +61,34 @@ class Parts:
             StoreError: it cannot be read.
         """
         with self._lock:
-            part = self._loaded.get(number)
-            known = part is not None
-            if part is None:
-                part = self._loaded[number] = Future()
-            elif number != self._last:
+            if (part := self._loaded.get(number)) is not None:
                 self._loaded.move_to_end(number)
-            self._last = number
-        if not known:
-            self._settle(number, part)
-        return part.result()
+                return part
+            loading = self._loading.get(number)
+            mine = loading is None
+            if loading is None:
+                loading = self._loading[number] = Future()
+        if mine:
+            self._settle(number, loading)
+        return loading.result()
 
-    def _settle(self, number: int, part: Future[ShardInfo]) -> None:
+    def _settle(self, number: int, loading: Future[ShardInfo]) -> None:
         """Load a part for all who wait for it."""
         try:
-            part.set_result(self._load(number))
+            part = self._load(number)
         except BaseException as error:
             with self._lock:
-                del self._loaded[number]
-            part.set_exception(error)
+                del self._loading[number]
+            loading.set_exception(error)
         else:
-            self._forget_oldest(self._entries[number].num_samples)
-
-    def _forget_oldest(self, num_added: int) -> None:
-        with self._lock:
-            self._num_samples += num_added
-            for number in list(self._loaded):
-                if self._num_samples <= self._max_samples or len(self._loaded) == 1:
-                    return
-                if self._loaded[number].done():
-                    self._num_samples -= self._entries[number].num_samples
-                    del self._loaded[number]
+            with self._lock:
+                del self._loading[number]
+                self._loaded[number] = part
+                self._num_samples += part.num_samples
+                while self._num_samples > self._max_samples and len(self._loaded) > 1:
+                    _, oldest = self._loaded.popitem(last=False)
+                    self._num_samples -= oldest.num_samples
+            loading.set_result(part)
 
     def _load(self, number: int) -> ShardInfo:
         entry = self._entries[number]

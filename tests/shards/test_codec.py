@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import simplejpeg
 from hypothesis import given
 from hypothesis import strategies as st
 from small_sets import NUM_VIEWS
@@ -112,6 +113,17 @@ def test_lengths_past_all_addresses_are_refused(shape):
 def test_objects_are_refused_by_the_writer_too():
     with pytest.raises(CodecError, match="plain numbers"):
         encode_array(np.array([None, 1]))
+
+
+@pytest.mark.parametrize("shape", [(224, 224), (16, 40), (1, 1), (33, 7)])
+def test_a_picture_lies_where_it_is_decoded_fast_and_is_what_the_library_gives(shape):
+    content = encode_picture(np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8))
+    kept = [decode_picture(content) for _ in range(8)]
+    for picture in kept:
+        assert picture.__array_interface__["data"][0] % 32 == 16
+        assert picture.flags.c_contiguous
+        assert picture.flags.writeable
+        assert np.array_equal(picture, simplejpeg.decode_jpeg(content, colorspace="RGB"))
 
 
 def test_pictures_keep_size_orientation_and_nearly_the_colours():

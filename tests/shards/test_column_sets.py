@@ -252,23 +252,29 @@ def test_columns_of_a_view_that_is_not_there_are_refused_and_not_left_out(
         reader.read(Request(2, (0, view), pictures=False))
 
 
-@pytest.mark.parametrize("name", ["other.npy", "pooled.npy"])
-def test_a_column_that_its_part_does_not_have_once_is_caught(shard_set, features, tmp_path, name):
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [("other.npy", r"view00\.local_map\.npy"), ("pooled.npy", r"pooled\.npy")],
+    ids=["missing", "twice"],
+)
+def test_a_column_that_its_part_does_not_have_once_is_caught(
+    shard_set, features, tmp_path, name, told
+):
     """All hashes are right: the writer was not ours."""
     store = LocalStore(tmp_path / "other")
     entries = []
     for number in range(3):
-        told = load_columns(features).parts[number]
+        part = load_columns(features).parts[number]
         names = tuple(
-            name if each == "view00.local_map.npy" else each for each in told.samples.member_names
+            name if each == "view00.local_map.npy" else each for each in part.samples.member_names
         )
-        samples = replace(told.samples, member_names=names)
-        entries.append(publish_part(store, replace(told, samples=samples)))
-        shutil.copy(features / told.name, tmp_path / "other")
+        samples = replace(part.samples, member_names=names)
+        entries.append(publish_part(store, replace(part, samples=samples)))
+        shutil.copy(features / part.name, tmp_path / "other")
     publish_columns(store, shard_set, COLUMNS, entries)
     reader = ShardReader(shard_set, "skip_and_count", columns=[tmp_path / "other"])
     assert reader.read(Request(5, (0,))) is None
     assert f"column set {tmp_path / 'other'}" in reader.corrupt[0].detail
     assert reader.read(Request(5, (0,), pictures=False)) is None
-    with pytest.raises(CorruptSampleError, match=r"view00\.local_map\.npy"):
+    with pytest.raises(CorruptSampleError, match=f"{told} is not there once"):
         reader.read_members(Request(5, (0,)))

@@ -287,7 +287,10 @@ def test_coalesced_runs_hold_every_span_once_and_no_gap_too_wide(gaps_and_length
         spans.append(MemberSpan(f"m{len(spans)}", end + gap, length, 0))
         end += gap + length
     runs = coalesce(spans[::-1], max_gap)
-    assert [span for run in runs for span in run] == spans
+    assert [span for *_, run in runs for span in run] == spans
+    for start, length, run in runs:
+        assert start == run[0].offset
+        assert start + length == run[-1].offset + run[-1].length
     ends = [span.offset + span.length for span in spans]
     wide = [b.offset - a for a, b in zip(ends, spans[1:], strict=False) if b.offset - a > max_gap]
     assert len(runs) == (len(wide) + 1 if spans else 0)
