@@ -9,7 +9,6 @@ import importlib
 import io
 import os
 import shutil
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from pathlib import Path
 
 import obstore
 from obstore.store import ObjectStore, from_url
+from zlib_ng.zlib_ng import crc32
 
 from shards.codec import ARRAYS, decode_array, decode_meta, decode_picture
 from shards.columns import MemberSpan
@@ -140,7 +140,7 @@ def _floor_of_bucket(
 
 
 def _decode_checked(span: MemberSpan, content: bytes) -> None:
-    if zlib.crc32(content) != span.crc32:
+    if crc32(content) != span.crc32:
         raise ValueError(f"{span.name} is damaged")
     if span.name == POINTS:
         decode_array(content, *ARRAYS[POINTS])

@@ -10,12 +10,13 @@ reading goes on without it.
 import logging
 import os
 import threading
-import zlib
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from stat import S_ISREG
+
+from zlib_ng.zlib_ng import crc32
 
 from shards.columns import MemberSpan
 from shards.store import is_sha256, sha256
@@ -77,7 +78,7 @@ class DiskCache:
             try:
                 for span in spans:
                     content = os.pread(descriptor, span.length, span.offset)
-                    if len(content) == span.length and zlib.crc32(content) == span.crc32:
+                    if len(content) == span.length and crc32(content) == span.crc32:
                         found[span.name] = content
             finally:
                 os.close(descriptor)

@@ -26,13 +26,13 @@ Reading it: `ShardReader("shards", columns=["features"])` gives samples whose `e
 
 import io
 import tarfile
-import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 
 import numpy as np
+from zlib_ng.zlib_ng import crc32
 
 from shards.codec import decode_array, encode_array
 from shards.column_manifest import (
@@ -177,7 +177,7 @@ def _index(
         if member not in column_of:
             raise SchemaError(f"{name} is no column of the set")
         _decode(content, column_of[member], name)
-        spans.append(MemberSpan(member, offset, len(content), zlib.crc32(content)))
+        spans.append(MemberSpan(member, offset, len(content), crc32(content)))
     if [span.name for span in spans] != sorted(column_of):
         raise SchemaError(f"{row.key} lacks a column, or has one twice")
     return tuple(spans)

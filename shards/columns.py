@@ -24,7 +24,7 @@ class MemberSpan(NamedTuple):
         name: member name, as in shards/schema.py.
         offset: first byte of the content, from the start of the shard.
         length: of the content, in bytes, without the tar's padding.
-        crc32: of the content, as zlib.crc32 counts it.
+        crc32: of the content, as in zip files.
     """
 
     name: str

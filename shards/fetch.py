@@ -1,9 +1,10 @@
 """How are the bytes of a sample fetched? By range, few at a time, every checksum compared."""
 
-import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
+
+from zlib_ng.zlib_ng import crc32
 
 from shards.cache import DiskCache
 from shards.columns import MemberSpan, ShardEntry
@@ -92,9 +93,9 @@ def _checked(content: bytes, span: MemberSpan, start: int) -> bytes:
     """Cut a member out of a run that begins at `start`, and compare its checksum."""
     first = span.offset - start
     member = content[first : first + span.length]
-    if zlib.crc32(member) != span.crc32 or len(member) != span.length:
+    if crc32(member) != span.crc32 or len(member) != span.length:
         raise CorruptSampleError(
             f"{span.name}, {span.length} bytes from {span.offset}, is not what was written "
-            f"({len(member)} bytes, CRC-32 {zlib.crc32(member):08x}, not {span.crc32:08x})"
+            f"({len(member)} bytes, CRC-32 {crc32(member):08x}, not {span.crc32:08x})"
         )
     return member

@@ -5,11 +5,12 @@ SHA-256, and the members of every tar against the table of members.
 """
 
 import io
-import zlib
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
+
+from zlib_ng.zlib_ng import crc32
 
 from shards.cloud_sets import index_clouds
 from shards.column_manifest import COLUMNS_MANIFEST, ColumnSet, load_columns
@@ -201,7 +202,7 @@ def _locate_damage(content: bytes, shard: ShardInfo) -> str:
         f"{row.key}.{span.name}"
         for row in shard.samples.rows()
         for span in row.members
-        if zlib.crc32(content[span.offset : span.offset + span.length]) != span.crc32
+        if crc32(content[span.offset : span.offset + span.length]) != span.crc32
     ]
     if not changed:
         return f"a byte of the tar's headers or padding has changed; {MEND_SHARD}"

@@ -9,13 +9,14 @@ torch, which has no place here.
 import io
 import re
 import tarfile
-import zlib
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 from typing import Protocol, TypeVar, runtime_checkable
+
+from zlib_ng.zlib_ng import crc32
 
 from shards.codec import check_picture_sizes, decode_sample, encode_sample
 from shards.columns import MAX_MEMBER_BYTES, MemberSpan, SampleRow, ShardInfo, columns_of
@@ -255,7 +256,7 @@ def _index_sample(
     if row.key != key:
         raise SchemaError(f"{key} holds the sample {row.source_id!r} of key {row.key}")
     spans = (
-        MemberSpan(name.partition(".")[2], offset, len(content), zlib.crc32(content))
+        MemberSpan(name.partition(".")[2], offset, len(content), crc32(content))
         for name, offset, content in found
     )
     return replace(row, members=tuple(spans))
