@@ -55,6 +55,7 @@ _PACKAGES = (
         "numpy",
         "obstore",
         "simplejpeg",
+        "zlib-ng",
         "pyarrow",
         "webdataset",
         "litdata",
