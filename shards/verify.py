@@ -1,11 +1,13 @@
 """Is a shard set, or a column set, what was written? Every byte is read.
 
 manifest.json against its own content, the tables against manifest.json, every shard against its
-SHA-256, and the members of every tar against the table of members.
+SHA-256, the members of every tar against the table of members, and the records beside the manifest
+(shards/sealed.py) against themselves.
 """
 
 import io
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -28,6 +30,7 @@ from shards.errors import (
     UrlError,
 )
 from shards.manifest import Manifest, load_manifest, part_name
+from shards.sealed import SEALED_FILES, unseal
 from shards.store import Store, open_store, sha256
 from shards.summary import MANIFEST, REJECTS_TABLE, SHARDS_TABLE
 from shards.writer import index_tar
@@ -108,7 +111,7 @@ def verify(url: str | Path) -> VerifyReport:
         return VerifyReport(store.url, (Finding("missing", name, str(error)),), 0, 0, 0)
     except ManifestError as error:
         return VerifyReport(store.url, (Finding("damaged", name, str(error)),), 0, 0, 0)
-    findings = _foreign_files(store, found.shards)
+    findings = [*_foreign_files(store, found.shards), *_verify_records(store)]
     source_ids: Counter[str] = Counter()
     for number, entry in enumerate(found.shards):
         try:
@@ -150,6 +153,24 @@ def _foreign_files(store: Store, shards: tuple[ShardEntry, ...]) -> list[Finding
         for name in store.list_names()
         if name not in known and (name.endswith(".tar") or name.startswith("manifest/"))
     ]
+
+
+def _verify_records(store: Store) -> Iterator[Finding]:
+    """Look at the records beside the manifest, and at the files that belong to them."""
+    for name in SEALED_FILES:
+        try:
+            _, files = unseal(store.get(name), name)
+        except NotFoundInStoreError:
+            continue
+        except ManifestError as error:
+            yield Finding("damaged", name, str(error))
+            continue
+        for file, digest in files.items():
+            try:
+                if store.sha256(file) != digest:
+                    yield Finding("damaged", file, f"it is not what {name} says; make it again")
+            except NotFoundInStoreError:
+                yield Finding("missing", file, f"{name} names it; make it again")
 
 
 def _verify_shard(store: Store, shard: ShardInfo, of: Manifest | ColumnSet) -> list[Finding]:

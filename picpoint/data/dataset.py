@@ -6,7 +6,6 @@ All splits of a data set lie in one shard set; the source id of a cloud begins w
     dataset.json     DatasetInfo: names of classes and parts, in the order of their numbers
 """
 
-import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -16,10 +15,10 @@ from jaxtyping import Int64
 from pydantic import TypeAdapter, ValidationError
 
 from shards.cloud_sets import CloudReader
-from shards.errors import NotFoundInStoreError
+from shards.errors import ManifestError, NotFoundInStoreError
+from shards.sealed import DATASET_FILE, seal, unseal
 from shards.store import Store, open_store, put_once
 
-DATASET_FILE = "dataset.json"
 NO_CLASS = -1
 
 
@@ -85,7 +84,7 @@ def write_info(store: Store, info: DatasetInfo) -> None:
     Raises:
         StoreError: the store refused, or holds another one.
     """
-    put_once(store, DATASET_FILE, (json.dumps(asdict(info), indent=1) + "\n").encode())
+    put_once(store, DATASET_FILE, seal(asdict(info)))
 
 
 def open_dataset(reader: CloudReader) -> Dataset:
@@ -123,7 +122,10 @@ def _read_info(store: Store, url: str) -> DatasetInfo:
             "prepare NAME --from PATH"
         ) from error
     try:
-        return TypeAdapter(DatasetInfo).validate_json(content, strict=False)
+        record, _ = unseal(content, f"{url}/{DATASET_FILE}")
+        return TypeAdapter(DatasetInfo).validate_python(record, strict=False)
+    except ManifestError as error:
+        raise DatasetError(str(error)) from error
     except ValidationError as error:
         fault = error.errors()[0]
         raise DatasetError(

@@ -15,7 +15,6 @@ of a map. As int8 a cell is its place along the first D principal axes of the ma
 
 import hashlib
 import io
-import json
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Literal
@@ -27,9 +26,9 @@ from picpoint.geometry.cameras import world_to_pixel
 from shards.column_sets import Column
 from shards.errors import ManifestError, NotFoundInStoreError
 from shards.schema import Sample, SchemaError, view_prefix
+from shards.sealed import FEATURES_FILE, seal, unseal
 from shards.store import Store, open_store, put_once
 
-FEATURES_FILE = "features.json"
 BASIS_FILE = "basis.npy"
 
 FeatureFormat = Literal["float16", "int8"]
@@ -220,8 +219,9 @@ def save_codec(store: Store, info: FeatureInfo, basis: Float32[np.ndarray, "rows
         AlreadyInStoreError: other features are kept there.
     """
     put_once(store, BASIS_FILE, _npy(basis))
-    content = json.dumps(asdict(info), indent=1, sort_keys=True) + "\n"
-    put_once(store, FEATURES_FILE, content.encode())
+    record = asdict(info)
+    del record["basis_sha256"]
+    put_once(store, FEATURES_FILE, seal(record, {BASIS_FILE: info.basis_sha256}))
 
 
 def basis_sha256(basis: Float32[np.ndarray, "rows C"]) -> str:
@@ -238,14 +238,14 @@ def load_codec(url: str | Store) -> FeatureCodec | None:
     """
     store = open_store(url) if isinstance(url, str) else url
     try:
-        info = FeatureInfo(**json.loads(store.get(FEATURES_FILE)))
+        record, files = unseal(store.get(FEATURES_FILE), f"{store.url}/{FEATURES_FILE}")
+        info = FeatureInfo(**record, basis_sha256=files.get(BASIS_FILE, ""))
         content = store.get(BASIS_FILE)
     except NotFoundInStoreError:
         return None
-    except (ValueError, TypeError) as error:
+    except TypeError as error:
         raise ManifestError(
-            f"{store.url}/{FEATURES_FILE}: damaged, or of another version ({error}); make the "
-            "features again"
+            f"{store.url}/{FEATURES_FILE}: of another version ({error}); make the features again"
         ) from error
     if hashlib.sha256(content).hexdigest() != info.basis_sha256:
         raise ManifestError(f"{store.url}/{BASIS_FILE}: damaged; make the features again")
