@@ -4,11 +4,11 @@
                    block) and ply_data_all_*.h5 with data (n, 4096, 9) and label (n, 4096): columns
                    of squares of floor, 1 m wide, of which 4,096 points were drawn, again and again
                    where there were fewer. 23,585 blocks, 6,852 of them in Area_5.
-    s3dis_rooms    stanford_indoor3d/ Area_1_office_3.npy and so on, (n, 7) numbers: x y z, r g b
-                   0..255, label. Rooms become clouds of a point for every voxel of 4 cm that is not
-                   empty: the mean of its points, the label of most of them, and how many of them
-                   have which label, so that all points of the files are measured on. 272 rooms, 68
-                   of them in Area_5.
+    s3dis_rooms    the data set's own text files (s3dis_text.py), or stanford_indoor3d/
+                   Area_1_office_3.npy and so on, (n, 7) numbers: x y z, r g b 0..255, label. Rooms
+                   become clouds of a point for every voxel of 4 cm that is not empty: the mean of
+                   its points, the label of most of them, and how many of them have which label, so
+                   that all points of the files are measured on. 272 rooms, 68 of them in Area_5.
 
 Metres, z up in the files. Columns 0 to 2 of a block are positions about the middle of its square,
 3 to 5 colours, 0..1, and 6 to 8 shares of the room's extent. Splits are the areas: published
@@ -17,7 +17,7 @@ figures test on Area_5, or on each area in turn.
 
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +25,7 @@ from jaxtyping import Float64
 
 from picpoint.data.dataset import DatasetInfo
 from picpoint.datasets.hdf5 import opened, read_labels, read_points
+from picpoint.datasets.s3dis_text import find_rooms, read_rows
 from picpoint.datasets.source import (
     BrokenDataError,
     CloudSource,
@@ -91,23 +92,31 @@ def open_rooms(folder: Path) -> CloudSource:
     """
     inner = folder / "stanford_indoor3d"
     root = inner if inner.is_dir() else folder
-    files = sorted(path for path in root.glob("Area_*.npy") if _ROOM.fullmatch(path.stem))
-    if not files:
+    arrays = {path.stem: path for path in root.glob("Area_*.npy") if _ROOM.fullmatch(path.stem)}
+    texts = {} if arrays else find_rooms(folder)
+    if not (arrays or texts):
         raise MissingDataError(
-            f"{root}: no rooms such as Area_1_office_3.npy; --from must name the folder that holds "
-            f"stanford_indoor3d, as scripts make it of the data set's text files (the data: {_URL})"
+            f"{folder}: no rooms such as Area_1_office_3.npy, and no text files such as "
+            "Area_1/office_3/Annotations/chair_1.txt; --from must name the folder that holds "
+            f"stanford_indoor3d or Stanford3dDataset_v1.2_Aligned_Version (the data: {_URL})"
         )
+
+    def read() -> Iterator[Cloud]:
+        for name, path in sorted((arrays or texts).items()):
+            pieces = _rows_of(path) if arrays else read_rows(path, THINGS)
+            yield _gather_room(name, path, _checked(pieces, path))
+
     info = DatasetInfo("s3dis_rooms", (), THINGS, {}, _URL)
-    return CloudSource(info, {}, lambda: map(_read_room, files), num_published=_NUM_ROOMS)
+    return CloudSource(info, {}, read, num_published=_NUM_ROOMS)
 
 
-def _read_room(path: Path) -> Cloud:
+def _gather_room(name: str, path: Path, pieces: Iterable[Float64[np.ndarray, "n 7"]]) -> Cloud:
     """Read a room of any size: a piece at a time, of which its voxels are kept."""
-    voxels = gather_voxels(_pieces_of(path), VOXEL_M, len(THINGS))
+    voxels = gather_voxels(pieces, VOXEL_M, len(THINGS))
     low, high = voxels.positions.min(axis=0), voxels.positions.max(axis=0)
     places = (voxels.positions - low) / np.where(high > low, high - low, 1)
     return Cloud(
-        _room(path.stem, path),
+        _room(name, path),
         "",
         z_up_to_y_up(voxels.positions.astype(np.float32)),
         colors=np.rint(voxels.colors).astype(np.uint8),
@@ -129,13 +138,20 @@ def _open_rows(path: Path) -> np.ndarray:
     return rows
 
 
-def _pieces_of(path: Path) -> Iterator[Float64[np.ndarray, "n 7"]]:
+def _rows_of(path: Path) -> Iterator[Float64[np.ndarray, "n 7"]]:
     for start in range(0, len(_open_rows(path)), _PIECE_ROWS):
         # Opened for each piece: what was read of an open file counts as memory of this process.
-        piece = _open_rows(path)[start : start + _PIECE_ROWS].astype(np.float64)
+        yield _open_rows(path)[start : start + _PIECE_ROWS].astype(np.float64)
+
+
+def _checked(
+    pieces: Iterable[Float64[np.ndarray, "n 7"]], path: Path
+) -> Iterator[Float64[np.ndarray, "n 7"]]:
+    started = 0
+    for piece in pieces:
         colors, labels = piece[:, 3:6], piece[:, 6]
         if not np.isfinite(piece).all():
-            bad = start + int(np.flatnonzero(~np.isfinite(piece).all(axis=1))[0])
+            bad = started + int(np.flatnonzero(~np.isfinite(piece).all(axis=1))[0])
             raise BrokenDataError(f"{path}: NaN or infinity in row {bad}; make it again")
         if np.abs(piece[:, :3]).max() > _FARTHEST_M or colors.min() < 0 or colors.max() > 255:
             raise BrokenDataError(
@@ -147,6 +163,7 @@ def _pieces_of(path: Path) -> Iterator[Float64[np.ndarray, "n 7"]]:
                 f"{path}: labels from {labels.min():g} to {labels.max():g}; they must be whole "
                 f"numbers from 0 to {len(THINGS) - 1}: is this another data set's file?"
             )
+        started += len(piece)
         yield piece
 
 

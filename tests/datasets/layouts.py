@@ -6,6 +6,8 @@ from pathlib import Path
 import h5py
 import numpy as np
 
+from picpoint.datasets.s3dis import THINGS
+
 NUM_POINTS = 2048
 
 
@@ -116,7 +118,7 @@ def write_s3dis_blocks(folder: Path) -> None:
 def write_s3dis_rooms(folder: Path) -> dict[str, np.ndarray]:
     """Three rooms of 4 x 5 x 3 metres, 2,000 points each; gives their rows."""
     root = folder / "stanford_indoor3d"
-    root.mkdir()
+    root.mkdir(parents=True)
     rooms = {}
     for number, room in enumerate(S3DIS_ROOMS):
         rng = np.random.default_rng(number)
@@ -125,3 +127,23 @@ def write_s3dis_rooms(folder: Path) -> dict[str, np.ndarray]:
         rooms[room] = np.hstack([rng.random((2000, 3)) * [4, 5, 3], colors, labels])
         np.save(root / f"{room}.npy", rooms[room].astype(np.float32))
     return rooms
+
+
+def write_s3dis_text(folder: Path, rooms: dict[str, np.ndarray]) -> Path:
+    """Write rooms as the data set has them, in millimetres, shifted; gives the folder of areas."""
+    root = folder / "Stanford3dDataset_v1.2_Aligned_Version"
+    for room, rows in rooms.items():
+        area, name = room[:6], room[7:]
+        things = root / area / name / "Annotations"
+        things.mkdir(parents=True)
+        for label in np.unique(rows[:, 6]).astype(int):
+            lines = [
+                f"{x - 20:.3f} {y + 5:.3f} {z:.3f} {r:.0f} {g:.0f} {b:.0f}"
+                for x, y, z, r, g, b, _ in rows[rows[:, 6] == label]
+            ]
+            half = len(lines) // 2
+            for number, part in enumerate((lines[:half], lines[half:]), 1):
+                (things / f"{THINGS[label]}_{number}.txt").write_text("\n".join(part) + "\n")
+        (root / area / ".DS_Store").write_bytes(b"\0")
+        (things / "Icon\r").write_bytes(b"")
+    return root

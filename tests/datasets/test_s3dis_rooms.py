@@ -1,5 +1,6 @@
 """Whole rooms become voxels piece by piece, and every raw point is counted."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 
 from picpoint.data.split import HoldoutConfig
-from picpoint.datasets import s3dis
+from picpoint.datasets import s3dis, s3dis_text
 from picpoint.datasets.prepare import open_source, prepare
 from picpoint.datasets.source import BrokenDataError, MissingDataError
 from picpoint.datasets.voxels import gather_voxels
@@ -130,3 +131,76 @@ def test_a_folder_without_rooms_says_what_is_wanted(tmp_path: Path) -> None:
     np.save(tmp_path / "Area_7_office_1.npy", np.zeros((1, 7)))
     with pytest.raises(MissingDataError, match=r"no rooms such as Area_1_office_3\.npy"):
         read(tmp_path)
+
+
+@pytest.fixture
+def texts(tmp_path: Path) -> Path:
+    rooms = layouts.write_s3dis_rooms(tmp_path / "random")
+    return layouts.write_s3dis_text(tmp_path / "texts", rooms)
+
+
+@pytest.mark.parametrize("piece_bytes", [1 << 20, 1000, 7])
+def test_text_files_are_read_as_the_arrays_that_others_make_of_them(
+    tmp_path: Path, texts: Path, monkeypatch: pytest.MonkeyPatch, piece_bytes: int
+) -> None:
+    monkeypatch.setattr(s3dis_text, "_PIECE_BYTES", piece_bytes)
+    (tmp_path / "arrays").mkdir()
+    for room in layouts.S3DIS_ROOMS:
+        rows = [
+            np.insert(np.loadtxt(path), 6, s3dis.THINGS.index(path.stem[:-2]), axis=1)
+            for path in (texts / room[:6] / room[7:] / "Annotations").glob("*.txt")
+        ]
+        whole = np.concatenate(rows) - [*np.concatenate(rows)[:, :3].min(axis=0), 0, 0, 0, 0]
+        np.save(tmp_path / "arrays" / f"{room}.npy", whole)
+    arrays = read(tmp_path / "arrays")
+    for folder in (texts, texts.parent):
+        clouds = read(folder)
+        assert (
+            list(clouds) == list(arrays) == ["Area_1/WC_2", "Area_1/office_1", "Area_5/hallway_6"]
+        )
+        for source_id, cloud in clouds.items():
+            array = arrays[source_id]
+            np.testing.assert_allclose(cloud.points, array.points, atol=1e-6)
+            np.testing.assert_array_equal(cloud.colors, array.colors)
+            np.testing.assert_array_equal(cloud.label_counts, array.label_counts)
+
+
+def test_the_flaws_of_the_text_files_change_nothing(texts: Path) -> None:
+    whole = read(texts)["Area_5/hallway_6"]
+    things = texts / "Area_5" / "hallway_6" / "Annotations"
+    shutil.copy(things / "wall_2.txt", things / "wall_2 (1).txt")
+    (things / "clutter_2.txt").rename(things / "stairs_1.txt")
+    path = things / "ceiling_1.txt"
+    head, _, tail = path.read_bytes().rpartition(b" ")
+    path.write_bytes(b"\n  " + head.replace(b"\n", b" \r\n") + b"\x10" + tail.rstrip())
+    mended = read(texts)["Area_5/hallway_6"]
+    np.testing.assert_array_equal(mended.points, whole.points)
+    np.testing.assert_array_equal(mended.label_counts, whole.label_counts)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("chair_1.txt", b"1 2 3 4 5 6\n1 2 3 4 5\n", "Expected 6 columns, got 5"),
+        ("chair_1.txt", b"1 2 3 4 5 6\n1 2 3 4 5 6 7\n", "Expected 6 columns, got 7"),
+        ("chair_1.txt", b"1 2 3 4 5 6\n1 2 x 4 5 6\n", "conversion error to double"),
+        ("chair_1.txt", b"1 2 3 4 5 6\n1 2 nan 4 5 6\n", "NaN or infinity in point 1"),
+        ("chair_1.txt", b"1 2 3 4 5 6\n1 2 3 4 5 256\n", "colours from 4 to 256"),
+        ("chair_1.txt", b" \n", "no points"),
+        ("lamp_1.txt", b"1 2 3 4 5 6\n", "is of none of ceiling, .*, clutter, stairs"),
+        ("chair (1).txt", b"1 2 3 4 5 6\n", "should be named like"),
+    ],
+)
+def test_broken_text_files_are_told(texts: Path, name: str, content: bytes, message: str) -> None:
+    path = texts / "Area_5" / "hallway_6" / "Annotations" / name
+    path.write_bytes(content)
+    with pytest.raises(BrokenDataError, match=message) as error:
+        read(texts)
+    assert str(path if "256" not in message else path.parent) in str(error.value)
+
+
+def test_a_room_without_things_is_told(texts: Path) -> None:
+    for path in (texts / "Area_1" / "WC_2" / "Annotations").glob("*.txt"):
+        path.unlink()
+    with pytest.raises(BrokenDataError, match="WC_2/Annotations: no text files"):
+        read(texts)
