@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.csv
+import pyarrow.csv as csv
 from jaxtyping import Float64
 
 from picpoint.datasets.source import BrokenDataError
@@ -97,13 +97,11 @@ def _parse(text: bytes, path: Path, num_before: int) -> Float64[np.ndarray, "n 6
     if not text.strip():
         return np.zeros((0, 6))
     try:
-        table = pa.csv.read_csv(
+        table = csv.read_csv(
             pa.BufferReader(text),
-            pa.csv.ReadOptions(use_threads=False, column_names=_COLUMNS),
-            pa.csv.ParseOptions(delimiter=" ", quote_char=False),
-            pa.csv.ConvertOptions(
-                column_types=dict.fromkeys(_COLUMNS, pa.float64()), null_values=[]
-            ),
+            csv.ReadOptions(use_threads=False, column_names=_COLUMNS),
+            csv.ParseOptions(delimiter=" ", quote_char=False),
+            csv.ConvertOptions(column_types=dict.fromkeys(_COLUMNS, pa.float64()), null_values=[]),
         )
     except pa.ArrowInvalid as error:
         raise BrokenDataError(
