@@ -22,8 +22,8 @@ class RuntimeConfig:
         num_workers: number of ranks; not looked at where `max_workers` is set.
         use_gpu: one GPU for each rank; `auto` where this machine has CUDA.
         address: Ray cluster to join; `local` starts one that ends with the run.
-        threads_per_worker: CPU threads of each rank; 0 shares the machine's cores evenly, or the
-            number in OMP_NUM_THREADS (`local`).
+        threads_per_worker: CPU threads of each rank; 0 shares a machine's cores evenly among the
+            run's ranks on it, or the number in OMP_NUM_THREADS (`local`).
         min_workers: ranks that are enough to begin with, and to go on with when machines are lost
             (`ray` only, with `max_workers`).
         max_workers: most ranks, of as many as the cluster has room for (`ray` only); 0 for a fixed
@@ -113,7 +113,7 @@ def run_on_local_processes(job: RankedJob) -> None:
     """Run one process per rank; a single rank runs in this process."""
     num_workers = job.runtime.num_workers
     if num_workers == 1:
-        _set_threads(job.runtime, _allowed_cores())
+        _set_threads(job.runtime, _allowed_cores(), 1)
         _train(job, torch.device("cuda" if _on_gpu(job.runtime) else "cpu"))
         return
     backend = "nccl" if _on_gpu(job.runtime) else "gloo"
@@ -146,7 +146,8 @@ def _ray_rank(settings: dict[str, RankedJob]) -> None:
     import ray.train.torch
 
     job = settings["job"]
-    _set_threads(job.runtime, len(os.sched_getaffinity(0)))
+    ranks_here = ray.train.get_context().get_local_world_size()
+    _set_threads(job.runtime, len(os.sched_getaffinity(0)), ranks_here)
     _train(job, ray.train.torch.get_device(), _machines_going)
 
 
@@ -159,7 +160,7 @@ def _machines_going() -> frozenset[str]:
 
 
 def _local_rank(job: RankedJob, rank: int) -> None:
-    _set_threads(job.runtime, _allowed_cores())
+    _set_threads(job.runtime, _allowed_cores(), job.runtime.num_workers)
     _train(job, torch.device("cuda", rank) if _on_gpu(job.runtime) else torch.device("cpu"))
 
 
@@ -182,5 +183,5 @@ def _allowed_cores() -> int:
     return min(cores, int(told)) if told.isdigit() and int(told) else cores
 
 
-def _set_threads(runtime: RuntimeConfig, cores: int) -> None:
-    torch.set_num_threads(runtime.threads_per_worker or max(1, cores // runtime.most_workers))
+def _set_threads(runtime: RuntimeConfig, cores: int, ranks_here: int) -> None:
+    torch.set_num_threads(runtime.threads_per_worker or max(1, cores // ranks_here))

@@ -18,7 +18,7 @@ from shards.cache import CacheConfig, DiskCache
 from shards.codec import decode_array
 from shards.column_manifest import Column, ColumnSet, load_columns
 from shards.columns import SampleColumns
-from shards.errors import CodecError, CorruptSampleError, ShardError
+from shards.errors import CodecError, CorruptSampleError
 from shards.fetch import Run, Source, coalesce
 from shards.manifest import Manifest, load_manifest
 from shards.schema import SchemaError, view_member
@@ -177,26 +177,26 @@ class MemberReader(Generic[S]):
         while pending:
             now = [pending.popleft() for _ in range(min(burst, len(pending)))]
             for outcome in [self._attempt(place) for place in now]:
-                if isinstance(outcome, ShardError):
+                if isinstance(outcome, Exception):
                     raise outcome
                 yield self._settle(outcome)
             pending.extend(map(self._announce, islice(requests, burst)))
 
-    def _announce(self, request: Request) -> "_Place | ShardError":
+    def _announce(self, request: Request) -> "_Place | Exception":
         """Find a sample, and have the system begin to read it."""
         try:
             place = self._find(request)
-        except ShardError as error:  # told when its turn has come
+        except Exception as error:  # told when its turn has come
             return error
         self._source.announce(self.manifest.shards[place.shard], place.runs)
         return place
 
-    def _attempt(self, place: "_Place | ShardError") -> S | CorruptSample | ShardError:
-        if isinstance(place, ShardError):
+    def _attempt(self, place: "_Place | Exception") -> S | CorruptSample | Exception:
+        if isinstance(place, Exception):
             return place
         try:
             return self._load(place)
-        except ShardError as error:
+        except Exception as error:
             return error
 
     def _stream(

@@ -108,11 +108,14 @@ def run(job: FinetuneJob) -> None:
 
     Raises:
         KeyboardInterrupt: the run was stopped; its checkpoint is written.
+        PlanError: the ranks do not share the ghost batches.
         DatasetError, CheckpointError, ClaimError, ShardError, TransferRefusedError,
             NonFiniteLossError: as `finetune`.
     """
     out = Path(job.out)
     clouds = _clouds_of(job)
+    # Before anything is written: a record of this run would stand in the way of its mending.
+    rows_of_ranks(clouds.plan, job.ghost_batch, job.runtime.most_workers)
     folder = job.checkpoints_of(out)
     check_owner(folder, owner_of(out, job.checkpoints))
     stage = keep_or_start(job.out, job.command, job, clouds.plan.digest, moot=_MOOT)

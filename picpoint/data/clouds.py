@@ -285,13 +285,17 @@ def nearest_rows(
 ) -> Int64[np.ndarray, " count"]:
     """Find the points nearest to one of them, which comes first, before others at its place.
 
-    Where there are fewer than `count` they come again and again.
+    Of points at one distance the first are taken, in their order: `np.argpartition` gives others on
+    other processors. Where there are fewer than `count` they come again and again.
     """
     squared = np.square(points - points[centre]).sum(axis=1)
     squared[centre] = -1
     near = np.arange(len(points))
     if count < len(points):
-        near = np.argpartition(squared, count - 1)[:count]
+        farthest = np.partition(squared, count - 1)[count - 1]
+        near = np.flatnonzero(squared < farthest)
+        at_last = np.flatnonzero(squared == farthest)
+        near = np.concatenate([near, at_last[: count - len(near)]])
     return np.resize(near[np.argsort(squared[near], kind="stable")], count)
 
 

@@ -36,11 +36,14 @@ def gather_voxels(
         num_labels: L.
 
     Raises:
-        ValueError: points lie a million voxels away from the origin.
+        ValueError: points lie a million voxels away from the origin or are NaN, or a label is not
+            one of them.
     """
     numbers = np.zeros(0, np.int64)
     sums, counts = np.zeros((0, 6)), np.zeros((0, num_labels), np.uint32)
     for piece in pieces:
+        if not np.isin(piece[:, 6], np.arange(num_labels)).all():
+            raise ValueError(f"labels must be whole numbers from 0 to {num_labels - 1}")
         held, voxel = np.unique(_numbers_of(piece[:, :3], side), return_inverse=True)
         new = np.setdiff1d(held, numbers, assume_unique=True)
         if len(new):
@@ -60,7 +63,7 @@ def gather_voxels(
 def _numbers_of(points: Float64[np.ndarray, "n 3"], side: float) -> Int64[np.ndarray, " n"]:
     """Give the number of the voxel that each point lies in."""
     cells = np.floor(points / side)
-    if np.abs(cells).max() >= _HALF:
+    if not (np.abs(cells) < _HALF).all():
         raise ValueError(f"a point lies {np.abs(points).max():g} from the origin")
     places = cells.astype(np.int64) + _HALF
     return (places[:, 0] << 42) | (places[:, 1] << 21) | places[:, 2]

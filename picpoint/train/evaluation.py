@@ -23,6 +23,7 @@ from picpoint.scores import (
 )
 from picpoint.task_model import TaskNetwork
 from picpoint.train.finetune_settings import FinetuneConfig
+from picpoint.train.finite import check_scores
 from picpoint.train.precision import ResolvedPrecision, autocast
 from picpoint.train.room_evaluation import room_confusion
 
@@ -63,6 +64,9 @@ def evaluate(
         precision: of the forward pass.
         device: where this rank computes.
         votes: how often each cloud is shown besides, scaled anew; 0 for not at all.
+
+    Raises:
+        NonFiniteLossError: the network's scores are no numbers.
     """
     network.eval()
     own = rows[this_rank() :: num_ranks()]
@@ -121,6 +125,7 @@ class _Tally:
 
     def add(self, batch: CloudBatch, scores: Float[Tensor, "B *N classes"]) -> None:
         """Count the predictions of one batch."""
+        check_scores(scores, f"clouds such as {batch.keys[0]}")
         if self.task == "classify":
             self.confusion += confusion(scores.argmax(-1), batch.labels, len(self.confusion))
             return

@@ -5,11 +5,14 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from jaxtyping import Float
+from torch import Tensor
+
 from picpoint.publish import publish_text
 
 
 class NonFiniteLossError(RuntimeError):
-    """The loss or its gradient is not a number; the update that would follow was not made."""
+    """The loss, its gradient or scores are not numbers; no update was made from them."""
 
 
 def check_finite(
@@ -37,3 +40,19 @@ def check_finite(
                 "checkpoint is good: lower optim.lr, or set precision=fp32 (the batch's samples "
                 f"stand in {record})"
             )
+
+
+def check_scores(scores: Float[Tensor, "*n classes"], of: str) -> None:
+    """Stop where a network says nothing: NaN would be counted as the first class.
+
+    Args:
+        scores: of a network that is measured.
+        of: what they are of, for the message.
+
+    Raises:
+        NonFiniteLossError: one is not a number.
+    """
+    if not scores.isfinite().all():
+        raise NonFiniteLossError(
+            f"scores of {of} are no numbers: set precision=fp32, or lower optim.lr and begin again"
+        )

@@ -16,6 +16,7 @@ from picpoint.data.cloud_augment import UNCHANGED
 from picpoint.data.clouds import CloudItem, collate_clouds, make_item, nearest_rows
 from picpoint.data.dataset import NO_CLASS, Dataset, DatasetError
 from picpoint.train.finetune_settings import FinetuneConfig
+from picpoint.train.finite import check_scores
 from picpoint.train.precision import ResolvedPrecision, autocast
 from shards.cloud_sets import CloudReader
 from shards.clouds import LABEL_COUNTS, Cloud
@@ -43,6 +44,7 @@ def room_confusion(
 
     Raises:
         DatasetError: a room counts other labels than the data set has.
+        NonFiniteLossError: the network's scores are no numbers.
     """
     members = (*config.view.members, LABEL_COUNTS)
     reader = CloudReader(dataset.reader.manifest, members=members, cache=config.data.cache)
@@ -63,6 +65,7 @@ def room_confusion(
                 scores = network(batch).float().softmax(-1)
             for item, told in zip(items, scores, strict=True):
                 summed.index_add_(0, torch.from_numpy(item.rows).to(device), told)
+        check_scores(summed, repr(room.source_id))
         counts += _count(summed, room)
     return torch.from_numpy(counts)
 

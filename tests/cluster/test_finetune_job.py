@@ -166,6 +166,24 @@ def test_what_is_wrong_is_told_in_one_line(
     assert message in told[-1]
 
 
+@pytest.mark.parametrize(
+    "workers",
+    [
+        ["runtime.num_workers=4"],
+        ["runtime=ray", "runtime.min_workers=1", "runtime.max_workers=4"],
+    ],
+    ids=["local", "elastic"],
+)
+def test_more_ranks_than_ghost_batches_are_told_before_anything_is_written(
+    solids: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], workers: list[str]
+) -> None:
+    """A record of the run would stand in the way of its mending."""
+    where = [f"data.shards={solids}", f"out={tmp_path / 'o'}"]
+    assert main(["finetune", *where, *TINY, *workers]) == 2
+    assert "3 ghost batches" in capsys.readouterr().err
+    assert not (tmp_path / "o").exists()
+
+
 def test_shapes_with_pictures_are_no_labelled_clouds(
     shard_set: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

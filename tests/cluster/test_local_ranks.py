@@ -15,7 +15,7 @@ import torch.distributed as dist
 from cluster.exit_codes import would_fail_again
 from cluster.fleet import WorkerDiedError
 from cluster.local_ranks import RankDiedError, run_ranks
-from cluster.runtime import RuntimeConfig, run_on_local_processes
+from cluster.runtime import RuntimeConfig, _ray_rank, run_on_local_processes
 from picpoint.encoders.image_weights import MissingWeightsError
 from picpoint.train.checkpoint import CheckpointError
 from picpoint.train.claim import ClaimError
@@ -101,6 +101,34 @@ class CountingJob:
 
     def with_absolute_paths(self) -> "CountingJob":
         return self
+
+
+@pytest.mark.parametrize(
+    ("runtime", "expected"),
+    [
+        (RuntimeConfig("ray", num_workers=8), 2),
+        (RuntimeConfig("ray", min_workers=1, max_workers=64), 2),
+        (RuntimeConfig("ray", num_workers=8, threads_per_worker=3), 3),
+    ],
+    ids=["of all machines", "elastic", "asked for"],
+)
+def test_a_rank_on_ray_shares_its_machine_with_the_ranks_there(
+    tmp_path, monkeypatch, runtime, expected
+):
+    import ray.train.torch
+
+    class Two:
+        get_local_world_size = staticmethod(lambda: 2)
+
+    before = torch.get_num_threads()
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1, 2, 3})
+    monkeypatch.setattr(ray.train, "get_context", Two)
+    monkeypatch.setattr(ray.train.torch, "get_device", lambda: torch.device("cpu"))
+    try:
+        _ray_rank({"job": CountingJob(str(tmp_path), runtime)})
+    finally:
+        torch.set_num_threads(before)
+    assert (tmp_path / "threads").read_text() == str(expected)
 
 
 @pytest.mark.parametrize(

@@ -50,6 +50,25 @@ def test_a_point_too_far_for_the_numbers_of_voxels_is_refused() -> None:
         gather_voxels([np.array([[60_000.0, 0, 0, 0, 0, 0, 0]])], 0.05, 1)
 
 
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ([0, 0, 0, 1, 1, 1, 3], "whole numbers from 0 to 2"),
+        ([0, 0, 0, 1, 1, 1, -1], "whole numbers from 0 to 2"),
+        ([0, 0, 0, 1, 1, 1, 0.5], "whole numbers from 0 to 2"),
+        ([0, np.nan, 0, 1, 1, 1, 0], "nan from the origin"),
+    ],
+)
+def test_what_is_in_no_voxel_or_has_no_label_is_refused(row: list[float], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        gather_voxels([np.array([[0.0, 0, 0, 1, 1, 1, 2], row])], 0.05, 3)
+
+
+def test_a_piece_without_points_adds_none() -> None:
+    voxels = gather_voxels([np.zeros((0, 7)), np.ones((1, 7)), np.zeros((0, 7))], 0.05, 3)
+    np.testing.assert_array_equal(voxels.label_counts, [[0, 1, 0]])
+
+
 def test_rooms_are_named_turned_and_hold_every_point(tmp_path: Path) -> None:
     rooms = layouts.write_s3dis_rooms(tmp_path)
     clouds = read(tmp_path)

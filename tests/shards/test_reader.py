@@ -233,6 +233,18 @@ def test_an_error_of_the_requests_ends_the_threads_too(shard_set, remote_reader)
         assert _reader_threads() == []
 
 
+@pytest.mark.parametrize("read_ahead", [1, 2, 8])
+def test_an_error_of_any_kind_is_raised_in_its_turn(shard_set, remote_reader, read_ahead):
+    """Padding of a plan, say, that was asked for by mistake."""
+    for reader in (ShardReader(shard_set), remote_reader):
+        stream = reader.stream(map(Request, (0, 1, -1, 2)), read_ahead)
+        assert [next(stream).source_id for _ in range(2)] == [
+            shard_set.row(number).source_id for number in range(2)
+        ]
+        with pytest.raises(IndexError, match="sample -1"):
+            next(stream)
+
+
 def test_no_more_is_asked_for_than_read_ahead(shard_set, remote_reader):
     asked: list[int] = []
 

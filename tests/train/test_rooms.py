@@ -20,6 +20,7 @@ from picpoint.train.examples import load_examples
 from picpoint.train.finetune import finetune
 from picpoint.train.finetune_result import read_result
 from picpoint.train.finetune_settings import FinetuneConfig
+from picpoint.train.finite import NonFiniteLossError
 from picpoint.train.room_evaluation import room_confusion
 from picpoint.train.state import OptimConfig
 from shards.cloud_sets import CloudReader
@@ -95,6 +96,67 @@ def test_every_raw_point_is_told_by_its_voxel(config: FinetuneConfig) -> None:
     assert max(network.seen) == config.eval_batch
 
 
+class ByCrop(nn.Module):
+    """Says something else of every crop, now surely and now hardly."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.answers = 3 * torch.randn(1000, 3, generator=torch.Generator().manual_seed(0))
+        self.num_crops = 0
+
+    def forward(self, batch: CloudBatch) -> torch.Tensor:
+        first, self.num_crops = self.num_crops, self.num_crops + len(batch.keys)
+        answers = self.answers[first : self.num_crops]
+        return answers[:, None].expand(-1, batch.points.shape[1], -1)
+
+
+def test_probabilities_of_crops_that_overlap_are_added(config: FinetuneConfig) -> None:
+    dataset = open_dataset(CloudReader(config.data.shards, members=config.view.members))
+    rows = dataset.rows_of(["Area_5"])
+    network = ByCrop()
+    counts = room_confusion(network, dataset, rows, config, "fp32", CPU)
+
+    by_id = {room.source_id: room for room in rooms()}
+    source_ids = dataset.reader.manifest.read_texts("source_id")[0]
+    ways = ("probabilities added", "scores added", "the last crop")
+    expected = {way: torch.zeros(3, 3, dtype=torch.int64) for way in ways}
+    answers = iter(network.answers)
+    for row in rows:
+        room = by_id[source_ids[row]]
+        summed = {way: torch.zeros(room.num_points, 3) for way in ways}
+        is_seen = np.zeros(room.num_points, dtype=bool)
+        while not is_seen.all():
+            crop = nearest_rows(room.points, int(np.flatnonzero(~is_seen)[0]), 64)
+            is_seen[crop] = True
+            answer = next(answers)
+            summed["probabilities added"][crop] += answer.softmax(-1)
+            summed["scores added"][crop] += answer
+            summed["the last crop"][crop] = answer
+        held = torch.from_numpy(room.label_counts.astype(np.int64))
+        for way in ways:
+            for told in range(3):
+                expected[way][:, told] += held[summed[way].argmax(-1) == told].sum(0)
+    assert torch.equal(counts, expected["probabilities added"])
+    for other in ways[1:]:
+        assert not torch.equal(counts, expected[other])
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_scores_that_are_no_numbers_are_no_class(config: FinetuneConfig, value: float) -> None:
+    """NaN is the largest to `argmax`: the first of them would be counted as told."""
+
+    class Once(ByCrop):
+        def forward(self, batch: CloudBatch) -> torch.Tensor:
+            scores = super().forward(batch).clone()
+            if self.num_crops == len(batch.keys):
+                scores[0, 5, 1] = value
+            return scores
+
+    dataset = open_dataset(CloudReader(config.data.shards, members=config.view.members))
+    with pytest.raises(NonFiniteLossError, match="scores of 'Area_5/"):
+        room_confusion(Once(), dataset, dataset.rows_of(["Area_5"]), config, "fp32", CPU)
+
+
 def test_a_room_of_fewer_points_than_a_crop_is_measured_too(config: FinetuneConfig) -> None:
     large = dataclasses.replace(config, data=dataclasses.replace(config.data, num_points=1000))
     dataset = open_dataset(CloudReader(config.data.shards, members=config.view.members))
@@ -129,6 +191,15 @@ def test_a_crop_is_the_nearest_points_on_the_floor() -> None:
     assert set(chosen.tolist()) == set(np.argsort(far)[:50].tolist())
     assert (np.diff(far[chosen]) >= 0).all()
     assert nearest_rows(np.zeros((3, 3), np.float32), 0, 7).tolist() == [0, 1, 2, 0, 1, 2, 0]
+
+
+def test_of_points_at_one_distance_the_first_are_taken_in_their_order() -> None:
+    grid = np.stack(np.meshgrid(*[np.arange(5.0)] * 3, indexing="ij"), -1).reshape(-1, 3)
+    middle = 62
+    squared = np.square(grid - grid[middle]).sum(axis=1)
+    order = sorted(range(len(grid)), key=lambda row: (squared[row], row))
+    for count in range(1, len(grid) + 1):
+        assert nearest_rows(grid.astype(np.float32), middle, count).tolist() == order[:count]
 
 
 @pytest.mark.timeout(60)
