@@ -24,7 +24,10 @@ from picpoint.train.settings import rows_of_ranks
 from shards.cloud_sets import CloudReader
 
 # What may differ when a run goes on.
-_MOOT = ("out", "resume", "runtime", "trackers", "log_every", "keep_checkpoints", "eval_batch")
+_MOOT = (
+    *("out", "resume", "runtime", "trackers", "log_every", "eval_batch"),
+    *("checkpoint_every", "keep_checkpoints"),
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

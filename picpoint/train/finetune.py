@@ -104,6 +104,7 @@ class _Totals:
     accuracy: float
     grad_norm: float
     stop: bool
+    ask: bool
 
 
 def finetune(
@@ -121,8 +122,8 @@ def finetune(
         device: where this rank computes.
         resume: `auto` continues from the newest whole checkpoint, where there is one; `never`
             refuses a folder that holds any; a path or URL begins from that checkpoint.
-        notice: is asked at every line of the log; where it names machines that it did not name
-            before, a checkpoint is written at once.
+        notice: is asked at every line of the log, every few seconds and after each evaluation;
+            where it names machines that it did not name before, a checkpoint is written at once.
 
     Raises:
         DatasetError: the data set does not hold what is asked of it.
@@ -155,7 +156,7 @@ def finetune(
             batch = next(run.batches)
             waited_s += time.perf_counter() - asked
 
-            totals = _train_step(run, batch, stop_wanted(run_dir, rank))
+            totals = _train_step(run, batch, stop_wanted(run_dir, rank), departures.are_due())
             step += 1
             stopped = totals.stop
             last = step == run.total_steps
@@ -170,8 +171,10 @@ def finetune(
                 votes = config.votes if last else 0
                 write_report(evaluations, _evaluate(run, epoch, votes))
             # After the logs, which a resume cuts to where the checkpoint was: no line is ever lost.
-            is_urgent = last or stopped or (report is not None and departures.are_new())
-            if rank == 0 and (is_urgent or is_epoch_due):
+            is_asked = totals.ask or is_epoch_due or report is not None
+            is_urgent = last or stopped or (is_asked and departures.are_new())
+            is_due = is_epoch_due or step % config.checkpoint_every == 0
+            if rank == 0 and (is_urgent or is_due):
                 writer.save(step, state.state_dict())
             if is_urgent:
                 writer.wait()
@@ -245,7 +248,7 @@ def _initial_network(
     return network
 
 
-def _train_step(run: _Run, batch: CloudBatch, stop: bool) -> _Totals:
+def _train_step(run: _Run, batch: CloudBatch, stop: bool, ask: bool) -> _Totals:
     """Make one update from this rank's part of a global batch."""
     config, state = run.config, run.state
     for group in state.optimizer.param_groups:
@@ -261,7 +264,7 @@ def _train_step(run: _Run, batch: CloudBatch, stop: bool) -> _Totals:
     (total if state.scaler is None else state.scaler.scale(total)).backward()
     if state.scaler is not None:
         state.scaler.unscale_(state.optimizer)
-    totals = _agree(state.model, loss, right, stop, config.clip_grad_norm)
+    totals = _agree(state.model, loss, right, (stop, ask), config.clip_grad_norm)
     figures = {"loss": totals.loss, "gradient norm": totals.grad_norm}
     if may_overflow(state.scaler):
         del figures["gradient norm"]
@@ -288,16 +291,20 @@ def _objective(scores: Tensor, batch: CloudBatch, config: FinetuneConfig) -> tup
 
 
 def _agree(
-    model: nn.Module, loss: Tensor, right: Tensor, stop: bool, clip_grad_norm: float
+    model: nn.Module,
+    loss: Tensor,
+    right: Tensor,
+    wishes: tuple[bool, bool],
+    clip_grad_norm: float,
 ) -> _Totals:
     """Sum each rank's share; shorten the gradient, which is that of the global batch already."""
-    shares = [loss.detach().double(), right.double(), loss.new_tensor(float(stop)).double()]
+    shares = [loss.detach().double(), right.double(), *loss.new_tensor(wishes).double()]
     sums = global_sum(torch.stack(shares))
     parameters = [p for p in model.parameters() if p.grad is not None]
     longest = clip_grad_norm or float("inf")
     norm = nn.utils.clip_grad_norm_(parameters, longest).double()
-    summed, accuracy, stops, grad_norm = torch.cat([sums, norm[None]]).tolist()
-    return _Totals(loss=summed, accuracy=accuracy, grad_norm=grad_norm, stop=stops > 0)
+    summed, accuracy, stops, asks, grad_norm = torch.cat([sums, norm[None]]).tolist()
+    return _Totals(summed, accuracy, grad_norm, stop=stops > 0, ask=asks > 0)
 
 
 def _is_unmeasured(run: _Run) -> bool:

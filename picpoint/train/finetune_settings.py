@@ -30,6 +30,7 @@ from shards.plan import ReadPlan
 _MOOT = (
     *("data.shards", "data.read_ahead", "data.threads", "data.cache_dir", "data.cache_gb"),
     *("weights", "log_every", "checkpoints", "keep_checkpoints", "eval_batch"),
+    "checkpoint_every",
 )
 
 
@@ -71,6 +72,7 @@ class FinetuneConfig:
         precision: of the forward pass; `auto` is bf16 where the hardware has it, else fp32.
         seed: seed of the weights that begin anew, and of every draw.
         log_every: steps between log lines.
+        checkpoint_every: steps between checkpoints besides; so much a machine that is lost costs.
         checkpoints: folder or URL that checkpoints go to; a folder of the run's own if empty.
         keep_checkpoints: how many of the newest are kept.
     """
@@ -94,11 +96,13 @@ class FinetuneConfig:
     precision: PrecisionName = "auto"
     seed: int = 0
     log_every: int = 10
+    checkpoint_every: int = 500
     checkpoints: str = ""
     keep_checkpoints: int = 2
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "eval_every", "eval_batch", "log_every", "keep_checkpoints"):
+        counts = ("eval_every", "eval_batch", "log_every", "checkpoint_every", "keep_checkpoints")
+        for name in ("epochs", *counts):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)}: must be at least 1")
         if self.ghost_batch < 1 or self.global_batch < 1 or self.global_batch % self.ghost_batch:

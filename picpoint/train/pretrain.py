@@ -76,8 +76,8 @@ def pretrain(
         device: where this rank computes.
         resume: `auto` continues from the newest whole checkpoint, where there is one; `never`
             refuses a folder that holds any; a path or URL begins from that checkpoint.
-        notice: is asked at every line of the log; where it names machines that it did not name
-            before, a checkpoint is written at once.
+        notice: is asked at every line of the log and every few seconds; where it names machines
+            that it did not name before, a checkpoint is written at once.
 
     Raises:
         CheckpointError: there are checkpoints of other settings, or any and `resume` is `never`;
@@ -110,7 +110,8 @@ def pretrain(
             batch = next(run.batches)
             waited_s += time.perf_counter() - asked
 
-            embeddings, totals = train_step(run, batch, stop_wanted(run_dir, run.rank))
+            stop, ask = stop_wanted(run_dir, run.rank), departures.are_due()
+            embeddings, totals = train_step(run, batch, stop, ask)
             step += 1
             num_corrupt += totals.num_corrupt
             stopped = totals.stop
@@ -127,7 +128,8 @@ def pretrain(
                 temperature = config.loss.temperature if learnt is None else learnt.item()
                 report = _report(run, totals, temperature, health, pace)
                 write_report(log, report)
-            is_urgent = last or (report is not None and departures.are_new())
+            is_asked = totals.ask or report is not None
+            is_urgent = last or (is_asked and departures.are_new())
             # After the log, which a resume cuts to where the checkpoint was: no line is ever lost.
             if run.rank == 0 and (is_urgent or config.is_checkpoint_due(step)):
                 writer.save(step, state.state_dict())

@@ -37,6 +37,7 @@ class Totals:
     pooled_top1_back: float
     num_corrupt: int
     stop: bool
+    ask: bool
     grad_norm: float
 
 
@@ -69,8 +70,16 @@ class Run:
         return self.state.samples_seen // self.config.global_batch
 
 
-def train_step(run: Run, batch: PairBatch, stop: bool) -> tuple[Embeddings, Totals]:
+def train_step(
+    run: Run, batch: PairBatch, stop: bool, ask: bool = False
+) -> tuple[Embeddings, Totals]:
     """Make one update from this rank's part of a global batch.
+
+    Args:
+        run: whose state is updated.
+        batch: this rank's part.
+        stop: whether this rank wants the run to end; all learn of it.
+        ask: whether this rank wants all of them to ask for notices.
 
     Raises:
         NonFiniteLossError: the loss of the global batch or the norm of its gradient is not a
@@ -83,7 +92,7 @@ def train_step(run: Run, batch: PairBatch, stop: bool) -> tuple[Embeddings, Tota
     embeddings, terms = _backward(run, move_batch(batch, run.device))
     if state.scaler is not None:
         state.scaler.unscale_(state.optimizer)
-    totals = _sum_over_ranks(terms, state.model, batch, stop)
+    totals = _sum_over_ranks(terms, state.model, batch, (stop, ask))
     figures = {"loss": totals.loss, "gradient norm": totals.grad_norm}
     if may_overflow(state.scaler):
         del figures["gradient norm"]
@@ -122,15 +131,18 @@ def _backward(run: Run, batch: PairBatch) -> tuple[Embeddings, LossTerms]:
     return embeddings, terms
 
 
-def _sum_over_ranks(terms: LossTerms, model: nn.Module, batch: PairBatch, stop: bool) -> Totals:
+def _sum_over_ranks(
+    terms: LossTerms, model: nn.Module, batch: PairBatch, wishes: tuple[bool, bool]
+) -> Totals:
     """Sum each rank's share; gradients are those of the global batch already."""
     shares = [getattr(terms, field.name) for field in dataclasses.fields(terms)]
-    counts = [(~batch.valid).sum(), terms.total.new_tensor(float(stop))]
+    counts = [(~batch.valid).sum(), *terms.total.new_tensor(wishes)]
     sums = torch.stack([share.detach().double() for share in [*shares, *counts]])
     if dist.is_initialized():
         dist.all_reduce(sums)
     gradients = [p.grad for p in model.parameters() if p.grad is not None]
     grad_norm = torch.nn.utils.get_total_norm(gradients).double()
     # Everything leaves the device at once.
-    *shares, num_corrupt, stops, norm = torch.cat([sums, grad_norm[None]]).tolist()
-    return Totals(*shares, num_corrupt=int(num_corrupt), stop=stops > 0, grad_norm=norm)
+    *shares, num_corrupt, stops, asks, norm = torch.cat([sums, grad_norm[None]]).tolist()
+    told = {"stop": stops > 0, "ask": asks > 0, "grad_norm": norm}
+    return Totals(*shares, num_corrupt=int(num_corrupt), **told)

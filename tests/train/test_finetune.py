@@ -17,6 +17,7 @@ from picpoint.encoders.dgcnn import DgcnnConfig
 from picpoint.encoders.pointnext import PointNextConfig
 from picpoint.model import build_point_encoder
 from picpoint.scores import scene_figures
+from picpoint.train import notice as notices
 from picpoint.train.checkpoint import CheckpointError, newest_checkpoint
 from picpoint.train.claim import ClaimError
 from picpoint.train.examples import load_examples
@@ -376,15 +377,34 @@ def test_a_stop_file_saves_and_the_run_goes_on(train: Run, tmp_path: Path) -> No
     assert all(torch.equal(mine[name], other[name]) for name in mine)
 
 
-def test_machines_that_will_be_taken_make_a_checkpoint(
-    config: FinetuneConfig, tmp_path: Path
+def saved_at(config: FinetuneConfig, folder: Path) -> list[int]:
+    """Name the steps of the checkpoints that are kept."""
+    found, _ = newest_checkpoint(folder / "checkpoints")
+    return [] if found is None else [found.state["samples_seen"] // config.global_batch]
+
+
+@pytest.mark.parametrize("log_every", [1, 2])
+def test_machines_that_will_be_taken_make_a_checkpoint_once(
+    config: FinetuneConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, log_every: int
 ) -> None:
-    reports = finetune(config, tmp_path, torch.device("cpu"), notice=lambda: frozenset("a"))
-    assert next(reports).step == 1  # of three steps an epoch
-    newest, _ = newest_checkpoint(tmp_path / "checkpoints")
+    monkeypatch.setattr(notices, "ASK_EVERY_S", 0.0)
+    rare = dataclasses.replace(config, eval_every=4, log_every=log_every)
+    reports = finetune(rare, tmp_path, torch.device("cpu"), notice=lambda: frozenset("a"))
+    for _ in range(4 // log_every):  # of three steps an epoch
+        next(reports)
+        assert saved_at(config, tmp_path) == [1]
     reports.close()
-    assert newest is not None
-    assert newest.state["samples_seen"] == config.global_batch
+
+
+def test_checkpoints_are_written_between_evaluations_and_continued_from(
+    train: Run, config: FinetuneConfig, tmp_path: Path
+) -> None:
+    train("run", steps=5, epochs=3, eval_every=3, checkpoint_every=2)
+    assert saved_at(config, tmp_path / "run") == [4]
+    assert train("run", resume="auto", epochs=3, eval_every=3, checkpoint_every=4)[0].step == 5
+    train("whole", epochs=3, eval_every=3)
+    mine, other = weights(tmp_path / "whole"), weights(tmp_path / "run")
+    assert all(torch.equal(mine[name], other[name]) for name in mine)
 
 
 def test_other_settings_do_not_go_on(train: Run) -> None:

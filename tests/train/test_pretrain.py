@@ -10,6 +10,7 @@ import picpoint.train.pretrain as loop
 import picpoint.train.step as step
 from picpoint.data.split import held_out
 from picpoint.encoders.pointnext import PointNextConfig
+from picpoint.train import notice
 from picpoint.train.checkpoint import CheckpointError, newest_checkpoint
 from picpoint.train.claim import ClaimError
 from picpoint.train.collapse import EmbeddingHealth
@@ -103,6 +104,33 @@ def test_machines_that_will_be_taken_make_a_checkpoint_once(
     reports.close()
     assert kept == [None, 2, 2, 2, 5, 5, 5]
     assert [record.args for record in caplog.records if "taken" in record.msg] == [("b",), ("a",)]
+
+
+@pytest.mark.parametrize(("every_s", "steps"), [(0.0, [1, 2, 3, 4, 5, 6]), (1e6, [3, 6])])
+def test_notices_are_asked_for_by_time_however_rare_the_lines_of_the_log_are(
+    tiny_config: PretrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, every_s, steps
+) -> None:
+    monkeypatch.setattr(notice, "ASK_EVERY_S", every_s)
+    config = dataclasses.replace(tiny_config, log_every=3, checkpoint_every=100)
+    run_step = loop.train_step
+    made, asked = [], []
+
+    def count(*arguments: object) -> object:
+        made.append(arguments)
+        return run_step(*arguments)
+
+    def answer() -> frozenset[str]:
+        asked.append(len(made))
+        return frozenset("a") if len(made) >= 2 else frozenset()
+
+    monkeypatch.setattr(loop, "train_step", count)
+    reports = loop.pretrain(config, tmp_path, CPU, notice=answer)
+    assert [next(reports).step for _ in range(2)] == [3, 6]
+    reports.close()
+    assert asked == steps
+    newest, _ = newest_checkpoint(tmp_path / "checkpoints")
+    assert newest is not None
+    assert newest.state["samples_seen"] // 4 == next(step for step in steps if step >= 2)
 
 
 def test_a_folder_with_checkpoints_is_not_overwritten(train) -> None:
