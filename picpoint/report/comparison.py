@@ -8,7 +8,7 @@ import torch
 from picpoint.report.blocks import Block, Details, Paragraph, Section
 from picpoint.report.cost_charts import CostDot, cost_charts
 from picpoint.report.probes import Probed
-from picpoint.report.protocol import Check, check_finetuning, check_probe, differences
+from picpoint.report.protocol import Check, check_folds, check_probe, differences
 from picpoint.report.published import BENCHMARKS, Benchmark, Printed, PublishedRow
 from picpoint.report.run_groups import Finetuning, RunGroup, Spread, group_folds, group_runs
 from picpoint.report.tables import NOTHING, Cell, Column, Row, Table, number, percent, table, word
@@ -107,7 +107,7 @@ def _tuned_row(
         parameters_m=result.parameters / 1e6 if result.parameters else None,
         gflops=group.runs[0].gflops,
         remark="",
-        checks=check_finetuning(benchmark, result),
+        checks=check_folds(benchmark, (run.result for run in group.runs)),
     )
 
 

@@ -1,6 +1,6 @@
 """Which parts of a benchmark's protocol did a run keep, and which not?"""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,10 +26,21 @@ class Check:
     is_kept: bool
 
 
+def check_folds(benchmark: Benchmark, results: Iterable[FinetuneResult]) -> list[Check]:
+    """Hold runs whose figures are one figure to a benchmark's protocol: each must keep it."""
+    checks: dict[str, Check] = {}
+    for result in results:
+        for check in check_finetuning(benchmark, result):
+            if checks.setdefault(check.part, check).is_kept:
+                checks[check.part] = check
+    return list(checks.values())
+
+
 def check_finetuning(benchmark: Benchmark, result: FinetuneResult) -> list[Check]:
     """Hold a fine-tuning run to a benchmark's protocol."""
     settings = result.settings
     return [
+        *_check_splits(benchmark, result),
         *_check_data(benchmark, result, settings.get("data.num_points")),
         _check_labels(settings.get("data.label_share", 1.0)),
         Check(
@@ -64,6 +75,14 @@ def differences(checks: Sequence[Check]) -> str:
     return "; ".join(
         f"{check.part}: {check.found}, not {check.asked}" for check in checks if not check.is_kept
     )
+
+
+def _check_splits(benchmark: Benchmark, result: FinetuneResult) -> list[Check]:
+    if not benchmark.splits:
+        return []
+    asked = [split for split in benchmark.splits if split != result.evaluated_on]
+    found = sorted(result.settings.get("data.train", ()))
+    return [Check("trained on", ", ".join(asked), ", ".join(found) or "unknown", found == asked)]
 
 
 def _check_data(

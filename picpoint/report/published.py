@@ -58,6 +58,8 @@ class Benchmark:
         measured_by: `probe`, or the task of `picpoint finetune`; "" where picpoint has none.
         evaluated_on: splits that a run is measured on; of several, one run each, whose confusion
             matrices are summed. None named is the test split.
+        splits: all there are, of which a run is trained on those that it is not measured on; none
+            where a run is trained on what is called so.
         figures: name and title of each figure, the main one first.
         counts: clouds trained on and tested, of each version of the data set.
         num_points: of a cloud, as methods have it.
@@ -70,6 +72,7 @@ class Benchmark:
     datasets: tuple[str, ...] = ()
     measured_by: str = ""
     evaluated_on: tuple[str, ...] = ()
+    splits: tuple[str, ...] = ()
     figures: Mapping[str, str]
     counts: tuple[tuple[int, int], ...] = ()
     num_points: tuple[int, ...] = ()
@@ -258,12 +261,16 @@ SHAPENETPART = Benchmark(
         _miou(RECON, None, 86.4),
     ),
 )
+_AREAS = tuple(f"Area_{number}" for number in range(1, 7))
+_ROOMS = dict(zip(_AREAS, (44, 40, 23, 49, 68, 48), strict=True))
 S3DIS_AREA_5 = Benchmark(
     title="S3DIS Area 5, scenes",
     datasets=("s3dis_rooms",),
     measured_by="scenes",
     evaluated_on=("Area_5",),
+    splits=_AREAS,
     figures={"miou": "mIoU"},
+    counts=((204, 68),),
     protocol="whole rooms, every original point predicted; blocks are another benchmark",
     rows=(
         PublishedRow(POINTNEXT_S_SCENES, {"miou": (63.4, 0.8)}),
@@ -271,13 +278,14 @@ S3DIS_AREA_5 = Benchmark(
         PublishedRow(ACT, {"miou": 61.2}),
     ),
 )
-_AREAS = tuple(f"Area_{number}" for number in range(1, 7))
 S3DIS_SIX_FOLD = Benchmark(
     title="S3DIS, 6-fold, scenes",
     datasets=("s3dis_rooms",),
     measured_by="scenes",
     evaluated_on=_AREAS,
+    splits=_AREAS,
     figures={"miou": "mIoU"},
+    counts=tuple((272 - number, number) for number in _ROOMS.values()),
     protocol="whole rooms, every original point predicted; confusion matrices of all six areas "
     "summed",
     rows=(PublishedRow(POINTNEXT_S_SCENES, {"miou": 68.0}),),
@@ -287,6 +295,7 @@ S3DIS_BLOCKS_SIX_FOLD = Benchmark(
     datasets=("s3dis_blocks",),
     measured_by="scenes",
     evaluated_on=_AREAS,
+    splits=_AREAS,
     figures={"miou": "mIoU"},
     num_points=(4096,),
     protocol="blocks of 4,096 points, which is another benchmark than whole rooms; confusion "

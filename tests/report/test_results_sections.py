@@ -164,12 +164,16 @@ def test_costs_are_drawn_where_ours_is_known() -> None:
 
 def area_run(area: int, dataset: str = "s3dis_rooms", **settings: object) -> Finetuning:
     told = {"data.test": [f"Area_{area}"], "data.digest": str(area), "data.num_points": 24_000}
+    told["data.train"] = [f"Area_{other}" for other in range(1, 7) if other != area]
+    rooms = (44, 40, 23, 49, 68, 48)[area - 1]
     run = finetuning(f"runs/{area}", encoder="pointnext_s", **{**told, **settings})
     result = replace(
         run.result,
         task="scenes",
         dataset=dataset,
         evaluated_on=f"Area_{area}",
+        num_train=272 - rooms,
+        num_evaluated=rooms,
         last={"miou": 0.1 * area},
         best={},
         class_names=(),
@@ -189,8 +193,31 @@ def test_six_areas_are_one_figure_of_their_summed_counts() -> None:
     area_5 = rows_of(tables["S3DIS Area 5, scenes"])
     told = {row["mIoU"]: row["Protocol"] for row in area_5 if row["Seeds"] == "1"}
     assert told["50.0"] == "kept"
-    assert told["60.0"] == "differs in measured on: Area_6, not Area_5"
+    assert told["60.0"].startswith("differs in measured on: Area_6, not Area_5; ")
     assert "S3DIS, 6-fold, blocks" not in tables
+
+
+def protocol_of(runs: list[Finetuning], title: str) -> str:
+    (section,) = comparison_sections(runs, [])
+    (ours,) = [row for row in rows_of(tables_of([section])[title]) if row["Seeds"] == "1"]
+    return ours["Protocol"]
+
+
+def test_areas_trained_on_fewer_others_or_with_rooms_missing_kept_no_protocol() -> None:
+    others = [area_run(area) for area in range(1, 7) if area != 3]
+    fewer = area_run(3, **{"data.train": ["Area_1", "Area_2"]})
+    told = protocol_of([*others, fewer], "S3DIS, 6-fold, scenes")
+    assert told == (
+        "differs in trained on: Area_1, Area_2, not Area_1, Area_2, Area_4, Area_5, Area_6"
+    )
+    part = replace(area_run(5), result=replace(area_run(5).result, num_train=2, num_evaluated=1))
+    assert protocol_of([part], "S3DIS Area 5, scenes") == (
+        "differs in clouds trained on and tested: 2 / 1, not 204 / 68"
+    )
+    leaking = area_run(5, **{"data.train": [f"Area_{area}" for area in range(1, 7)]})
+    assert "trained on: Area_1, Area_2, Area_3, Area_4, Area_5" in protocol_of(
+        [leaking], "S3DIS Area 5, scenes"
+    )
 
 
 def test_fewer_areas_or_unlike_runs_are_no_six_fold_figure() -> None:
