@@ -5,7 +5,6 @@ come in the order in which they are ready.
 """
 
 import math
-import os
 import pickle
 import signal
 import sys
@@ -19,6 +18,7 @@ from multiprocessing.connection import Connection, wait
 from types import FrameType, TracebackType
 from typing import Literal, TypeVar, cast
 
+from cluster.cores import usable_cores
 from picpoint.render.children import end_with_parent
 from shards.errors import TransientStoreError
 
@@ -78,7 +78,7 @@ class FleetConfig:
     @property
     def num_workers(self) -> int:
         """How many tasks run at once."""
-        return self.max_workers or len(os.sched_getaffinity(0))
+        return self.max_workers or usable_cores()
 
 
 def run_tasks(

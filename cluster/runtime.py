@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal, Protocol, Self
 
 import torch
 
+from cluster.cores import usable_cores
 from cluster.local_ranks import run_ranks
 from picpoint.train.notice import Notice, no_notice
 
@@ -147,7 +148,7 @@ def _ray_rank(settings: dict[str, RankedJob]) -> None:
 
     job = settings["job"]
     ranks_here = ray.train.get_context().get_local_world_size()
-    _set_threads(job.runtime, len(os.sched_getaffinity(0)), ranks_here)
+    _set_threads(job.runtime, usable_cores(), ranks_here)
     _train(job, ray.train.torch.get_device(), _machines_going)
 
 
@@ -179,7 +180,7 @@ def _allowed_cores() -> int:
     OMP_NUM_THREADS tells a trial of a study how many are its own. Of a rank on Ray it says nothing:
     Ray sets it to 1 for each CPU that the rank reserves.
     """
-    cores, told = len(os.sched_getaffinity(0)), os.environ.get("OMP_NUM_THREADS", "")
+    cores, told = usable_cores(), os.environ.get("OMP_NUM_THREADS", "")
     return min(cores, int(told)) if told.isdigit() and int(told) else cores
 
 

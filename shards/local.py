@@ -63,6 +63,8 @@ class LocalStore:
 
     def will_need(self, name: str, ranges: Sequence[tuple[int, int]]) -> None:
         """Have the system begin to read (offset, length) ranges, if it can."""
+        if not hasattr(os, "posix_fadvise"):  # macOS
+            return
         try:
             file = self._open.get(name)
             for offset, length in ranges:

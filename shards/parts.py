@@ -4,10 +4,12 @@ A set of ten million samples has some 6,600 parts. Whoever follows a plan needs 
 of it at a time (shards/plan.py), so these stay, and the others go.
 """
 
+import os
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from weakref import WeakSet
 
 import numpy as np
 
@@ -20,6 +22,9 @@ from shards.tables import TextColumn, decode_part, decode_texts
 PARTS = "manifest/samples"
 # The parts that a block of the plan touches have some 160,000 samples; 0.8 KB each with 20 views.
 MAX_SAMPLES_IN_MEMORY = 1 << 18
+
+
+_ALL: "WeakSet[Parts]" = WeakSet()
 
 
 class Parts:
@@ -45,6 +50,11 @@ class Parts:
         """
         self._store, self._entries, self._max_samples = store, tuple(entries), max_samples
         self._cache = cache if store.concurrency > 1 else None
+        self._forget()
+        _ALL.add(self)
+
+    def _forget(self) -> None:
+        """Load everything anew, as a forked child does: what a thread began stayed behind."""
         self._lock = threading.Lock()
         self._loaded: OrderedDict[int, ShardInfo] = OrderedDict()
         self._loading: dict[int, Future[ShardInfo]] = {}
@@ -161,3 +171,11 @@ def _check_places(shard: ShardInfo, url: str) -> None:
             f"{url}: a member lies outside its shard {shard.name} of {shard.num_bytes} bytes, or "
             f"is larger than {MAX_MEMBER_BYTES}; {MEND_MANIFEST}"
         )
+
+
+def _forget_all() -> None:
+    for parts in _ALL:
+        parts._forget()
+
+
+os.register_at_fork(after_in_child=_forget_all)

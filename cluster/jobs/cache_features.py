@@ -5,10 +5,10 @@ Kill anything and run the same command again, as with `picpoint render`.
 """
 
 import dataclasses
-import os
 import time
 from dataclasses import dataclass, field
 
+from cluster.cores import usable_cores
 from cluster.fleet import FleetConfig, run_tasks
 from cluster.progress import ProgressLine
 from cluster.record import keep_or_start
@@ -100,7 +100,7 @@ def run(job: CacheFeaturesJob) -> None:
 
 
 def _tasks(job: CacheFeaturesJob, manifest: Manifest, precision: str) -> list[FeatureTask]:
-    cores = len(os.sched_getaffinity(0))
+    cores = usable_cores()
     num_threads = max(1, cores // job.fleet.num_workers) if job.fleet.name == "local" else 1
     # All machines compute alike.
     encoder = dataclasses.replace(job.image_encoder, precision=precision)

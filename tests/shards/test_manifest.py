@@ -1,11 +1,13 @@
 import hashlib
 import json
+import os
 import pickle
 import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
@@ -203,6 +205,28 @@ def test_threads_that_want_the_same_rows_wait_for_one_reading(shard_set):
         go_on.set()
         assert {id(each.result()) for each in waiting} == {id(parts[2])}
     assert store.read == [part_name(shard_name(2))]
+
+
+def test_a_child_that_is_forked_while_rows_are_read_reads_them_itself(shard_set):
+    started, go_on = threading.Event(), threading.Event()
+    parent = os.getpid()
+
+    class Slow(_Watched):
+        def get(self, name):
+            started.set()
+            assert os.getpid() != parent or go_on.wait(60)
+            return super().get(name)
+
+    parts = Parts(Slow(LocalStore(Path(shard_set.url))), shard_set.shards)
+    with ThreadPoolExecutor(1) as threads:
+        waiting = threads.submit(parts.__getitem__, 2)
+        assert started.wait(60)
+        child = get_context("fork").Process(target=lambda: sys.exit(len(parts[2].samples)))
+        child.start()
+        child.join(30)
+        child.kill()
+        go_on.set()
+        assert child.exitcode == len(waiting.result().samples) == 4
 
 
 def test_a_damaged_part_is_refused_whenever_it_is_used(tmp_path):
