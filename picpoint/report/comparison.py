@@ -88,10 +88,14 @@ def _folds_of(benchmark: Benchmark, runs: Sequence[Finetuning]) -> Iterator[OurR
 
 
 def _runs_of(benchmark: Benchmark, runs: Sequence[Finetuning]) -> list[Finetuning]:
+    """Choose the runs that are meant for a benchmark; another fold of its data set is not."""
+    other_folds = set(benchmark.splits) - set(benchmark.evaluated_on)
     return [
         run
         for run in runs
-        if run.result.dataset in benchmark.datasets and run.result.task == benchmark.measured_by
+        if run.result.dataset in benchmark.datasets
+        and run.result.task == benchmark.measured_by
+        and run.result.evaluated_on not in other_folds
     ]
 
 
