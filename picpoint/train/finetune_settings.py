@@ -53,7 +53,7 @@ class FinetuneConfig:
         data: labelled clouds.
         point_encoder: shape of the encoder; that of `weights`, where there are some.
         weights: pre-trained encoder: a folder, a name on the Hub or a run; "" begins from scratch.
-        initialise: beginnings of names of tensors that begin anew where shapes differ.
+        initialise: beginnings of names of tensors that begin anew, though the encoder has them.
         freeze: the encoder keeps its weights, and only the head learns (`classify`).
         point_features: of each point, for `parts` and `scenes`; none names those of the published
             network: for parts PointNeXt takes position, normal and height, and DGCNN the position

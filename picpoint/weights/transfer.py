@@ -1,8 +1,8 @@
 """How does a pre-trained point encoder get into the network of a task? By the names of its tensors.
 
 Every tensor of both is accounted for. What has no partner in the task's network is left over, what
-has none in the pre-trained encoder keeps its initial values; a partner of another shape is refused,
-unless it is said to begin anew.
+has none in the pre-trained encoder keeps its initial values, and so does what is said to begin
+anew; a partner of another shape is refused.
 """
 
 from collections.abc import Mapping
@@ -25,15 +25,23 @@ def transfer_weights(
     Args:
         network: takes them; unchanged if they are refused.
         state: of the encoder, by its names.
-        initialise: beginnings of names that keep their initial values where the shapes differ.
+        initialise: beginnings of names that keep their initial values, all of them: the bias of a
+            layer is of no use without its weights.
 
     Returns:
         What became of every tensor.
 
     Raises:
-        TransferRefusedError: a tensor has another shape or is not finite, or no map fits.
+        TransferRefusedError: a tensor has another shape or is not finite, no map fits, or nothing
+            is named as what should begin anew.
     """
     own = network.state_dict()
+    for prefix in initialise:
+        if not any(name.startswith(prefix) for name in own):
+            raise TransferRefusedError(
+                f"initialise=[{prefix}]: no tensor's name begins so; there are "
+                + ", ".join(sorted({name.partition(".")[0] for name in own}))
+            )
     lines = [_match(name, value, state, initialise) for name, value in own.items()]
     lines += [
         Line("left over", "", name, "the network has no such tensor")
@@ -67,10 +75,11 @@ def _match(
     if name not in state:
         return Line("initialised", name, "", "not in the encoder")
     theirs = state[name]
+    told = f"{tuple(theirs.shape)} in the encoder, {tuple(value.shape)} here"
+    if name.startswith(initialise):
+        return Line("initialised", name, name, told)
     if theirs.shape != value.shape:
-        told = f"{tuple(theirs.shape)} in the encoder, {tuple(value.shape)} here"
-        fate = "initialised" if name.startswith(initialise) else "refused"
-        return Line(fate, name, name, told)
+        return Line("refused", name, name, told)
     if not bool(torch.isfinite(theirs).all()):
         return Line("refused", name, name, "not finite")
     return Line("used", name, name, str(tuple(value.shape)))

@@ -27,7 +27,17 @@ def test_the_norm_of_another_layer_is_not_taken_for_a_pre_trained_encoder(build)
 def test_stages_are_taken_over_where_only_the_stem_differs():
     network = PartsNetwork(POINTNEXT_S, 16, 50, 7, ghost_batch=2).trunk
     state = PointNext(POINTNEXT_S, 2).state_dict()
+    bias = network.state_dict()["stem.bias"].clone()
     lines = transfer_weights(network, state, ("stem",))
     used = {line.ours for line in lines if line.fate == "used"}
-    assert used == {name for name in state if name.startswith("stages.")} | {"stem.bias"}
+    assert used == {name for name in state if name.startswith("stages.")}
     assert all(network.state_dict()[name].equal(state[name]) for name in used)
+    assert network.state_dict()["stem.bias"].equal(bias)  # of no use without the stem's weights
+    assert not bias.equal(state["stem.bias"])
+
+
+def test_what_should_begin_anew_and_is_not_there_is_refused():
+    network = PartsNetwork(POINTNEXT_S, 16, 50, 7, ghost_batch=2).trunk
+    state = PointNext(POINTNEXT_S, 2).state_dict()
+    with pytest.raises(TransferRefusedError, match=r"initialise=\[stemm\].* stages, stem"):
+        transfer_weights(network, state, ("stem", "stemm"))
