@@ -65,7 +65,8 @@ def test_what_is_in_no_voxel_or_has_no_label_is_refused(row: list[float], messag
 
 
 def test_a_piece_without_points_adds_none() -> None:
-    voxels = gather_voxels([np.zeros((0, 7)), np.ones((1, 7)), np.zeros((0, 7))], 0.05, 3)
+    pieces = iter([np.zeros((0, 7)), np.ones((1, 7)), np.zeros((0, 7))])
+    voxels = gather_voxels(pieces, 0.05, 3)
     np.testing.assert_array_equal(voxels.label_counts, [[0, 1, 0]])
 
 
