@@ -4,9 +4,10 @@
 
 Version 1.2 has two flaws, both mended here: a control character between two numbers in line 180,389
 of Area_5/hallway_6/Annotations/ceiling_1.txt, and Area_5/office_36/Annotations/wall_3 (1).txt,
-which is wall_3.txt once more.
+which others tell is wall_3.txt once more: where it is, it is passed over.
 """
 
+import filecmp
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,7 +34,8 @@ def find_rooms(folder: Path) -> dict[str, Path]:
     Args:
         folder: which holds the areas, or the folder of the version with them.
     """
-    for root in (folder, *sorted(folder.glob("Stanford3dDataset*"))):
+    # Of two versions the aligned one, whose name is the longer.
+    for root in (folder, *sorted(folder.glob("Stanford3dDataset*"), reverse=True)):
         if found := sorted(root.glob("Area_*/*/Annotations")):
             return {f"{path.parts[-3]}_{path.parts[-2]}": path for path in found}
     return {}
@@ -61,10 +63,10 @@ def _things_in(annotations: Path, things: tuple[str, ...]) -> Iterator[tuple[Pat
     if not files:
         raise BrokenDataError(f"{annotations}: no text files; fetch the data set again")
     for path in files:
-        original = _COPY.sub("", path.stem)
-        if original != path.stem and path.with_stem(original) in files:
+        original = path.with_stem(_COPY.sub("", path.stem))
+        if original != path and original in files and filecmp.cmp(original, path, shallow=False):
             continue
-        found = _THING.fullmatch(path.stem)
+        found = _THING.fullmatch(original.stem)
         name = _OTHERS.get(found[1], found[1]) if found else ""
         if name not in things:
             raise BrokenDataError(

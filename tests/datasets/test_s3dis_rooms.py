@@ -198,6 +198,24 @@ def test_the_flaws_of_the_text_files_change_nothing(texts: Path) -> None:
     np.testing.assert_array_equal(mended.label_counts, whole.label_counts)
 
 
+def test_a_copy_of_other_points_is_a_thing_of_its_own(texts: Path) -> None:
+    whole = read(texts)["Area_5/hallway_6"].label_counts.sum(axis=0)
+    things = texts / "Area_5" / "hallway_6" / "Annotations"
+    text = (things / "wall_2.txt").read_text()
+    (things / "wall_2 (1).txt").write_text(text + text.splitlines()[0])
+    more = read(texts)["Area_5/hallway_6"].label_counts.sum(axis=0)
+    added = np.zeros(13)
+    added[s3dis.THINGS.index("wall")] = text.count("\n") + 1
+    np.testing.assert_array_equal(more - whole, added)
+
+
+def test_of_two_versions_the_aligned_one_is_read(texts: Path) -> None:
+    turned = texts.parent / "Stanford3dDataset_v1.2" / "Area_1" / "office_9" / "Annotations"
+    turned.mkdir(parents=True)
+    (turned / "chair_1.txt").write_text("1 2 3 4 5 6\n")
+    assert list(read(texts.parent)) == list(read(texts))
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [

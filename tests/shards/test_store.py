@@ -14,6 +14,7 @@ import pytest
 
 from shards.errors import AlreadyInStoreError, NotFoundInStoreError, StoreError, UrlError
 from shards.local import explained_disk
+from shards.reader import Request, ShardReader
 from shards.store import (
     LocalStore,
     RemoteStore,
@@ -256,3 +257,11 @@ print(before.list_names())
         [sys.executable, "-c", code, f"file://{tmp_path}"], capture_output=True, text=True
     )
     assert done.stdout == "['by an early child', 'by the parent']\n", done.stderr
+
+
+def test_where_the_system_takes_no_advice_a_folder_is_read_without(shard_set, monkeypatch):
+    """macOS has no posix_fadvise."""
+    told = [sample.source_id for sample in ShardReader(shard_set).stream(map(Request, range(12)))]
+    monkeypatch.delattr(os, "posix_fadvise")
+    again = [sample.source_id for sample in ShardReader(shard_set).stream(map(Request, range(12)))]
+    assert again == told == [shard_set.row(number).source_id for number in range(12)]

@@ -1,6 +1,7 @@
 """Fine-tuning learns, resumes bit for bit, and says what came of it."""
 
 import dataclasses
+import itertools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -20,11 +21,13 @@ from picpoint.scores import scene_figures
 from picpoint.train import notice as notices
 from picpoint.train.checkpoint import CheckpointError, newest_checkpoint
 from picpoint.train.claim import ClaimError
+from picpoint.train.evaluation import evaluate
 from picpoint.train.examples import load_examples
 from picpoint.train.finetune import WEIGHTS_FILE, finetune
 from picpoint.train.finetune_log import FinetuneReport
 from picpoint.train.finetune_result import read_evaluations, read_result
-from picpoint.train.finetune_settings import FinetuneConfig
+from picpoint.train.finetune_settings import FinetuneConfig, build_network
+from picpoint.train.finite import NonFiniteLossError
 from picpoint.train.state import OptimConfig
 from picpoint.weights.encoder_file import save_encoder
 from picpoint.weights.transfer import TransferRefusedError
@@ -405,6 +408,25 @@ def test_checkpoints_are_written_between_evaluations_and_continued_from(
     train("whole", epochs=3, eval_every=3)
     mine, other = weights(tmp_path / "whole"), weights(tmp_path / "run")
     assert all(torch.equal(mine[name], other[name]) for name in mine)
+
+
+@pytest.mark.parametrize("votes", [0, 1])
+def test_scores_that_are_no_numbers_are_no_class(config: FinetuneConfig, votes: int) -> None:
+    """One cloud of the last batch is told nothing; where votes are asked for, in the vote alone."""
+    dataset = open_dataset(CloudReader(config.data.shards, members=config.view.members))
+    rows = dataset.rows_of(["test"])
+    calls = itertools.count(1)
+    last_call = -(-len(rows) // config.eval_batch) * (votes + 1)
+
+    def spoil(network: torch.nn.Module, given: object, scores: torch.Tensor) -> torch.Tensor:
+        is_spoilt = next(calls) == last_call
+        return scores.index_fill(0, torch.tensor([1]), torch.nan) if is_spoilt else scores
+
+    network = build_network(config, dataset)
+    network.register_forward_hook(spoil)
+    with pytest.raises(NonFiniteLossError, match="scores of clouds such as"):
+        evaluate(network, dataset, rows, config, "fp32", torch.device("cpu"), votes)
+    assert next(calls) == last_call + 1
 
 
 def test_other_settings_do_not_go_on(train: Run) -> None:
