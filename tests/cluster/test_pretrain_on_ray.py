@@ -1,7 +1,6 @@
 """On Ray Train as on one machine: lost ranks are begun anew, wrong settings end the run at once."""
 
 import dataclasses
-import json
 import os
 import signal
 import subprocess
@@ -10,8 +9,10 @@ import time
 from pathlib import Path
 
 import pytest
+from run_folders import digest_of_weights, steps_logged
 from tiny_run import TINY_RUN
 
+from cluster.app import main
 from cluster.exit_codes import exit_code, would_fail_again
 from cluster.local_ranks import RankDiedError
 from cluster.ray_ranks import scaling_of, told_plainly
@@ -23,6 +24,8 @@ ON_RAY = [
     *("runtime=ray", "global_batch=4", "ghost_batch=2", "log_every=1", "checkpoint_every=3"),
     *("runtime.threads_per_worker=1", "runtime.min_workers=1", "runtime.max_workers=2"),
 ]
+TWO_WORKERS = ["runtime.num_workers=2", "runtime.min_workers=0", "runtime.max_workers=0"]
+NUM_KILLS = 3
 
 
 @pytest.mark.parametrize(
@@ -105,12 +108,6 @@ def train_workers_of(driver: subprocess.Popen[str]) -> list[int]:
     return [pid for pid, name in names.items() if b"RayTrainWorker" in name and is_below(pid)]
 
 
-def steps(out: Path) -> list[int]:
-    log = out / "metrics.jsonl"
-    lines = log.read_text().splitlines() if log.exists() else []
-    return [json.loads(line)["step"] for line in lines if line.endswith("}")]
-
-
 @pytest.mark.ray
 @pytest.mark.slow
 def test_what_is_wrong_with_the_settings_ends_the_run_at_once_with_its_own_line(
@@ -128,19 +125,30 @@ def test_what_is_wrong_with_the_settings_ends_the_run_at_once_with_its_own_line(
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_a_killed_worker_costs_a_new_beginning_from_the_newest_checkpoint(shard_set, tmp_path):
-    out = tmp_path / "run"
-    driver = start(shard_set, out, "epochs=60", "runtime.max_failures=1")
-    deadline = time.monotonic() + 280
-    while not (seen := steps(out)) or seen[-1] < 7:
-        assert driver.poll() is None, driver.communicate()[1]
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    workers = train_workers_of(driver)
-    assert len(workers) == 2
-    os.kill(workers[0], signal.SIGKILL)
+def test_three_killed_workers_change_no_bit_of_what_one_machine_trains(shard_set, tmp_path):
+    """Each after the first step that follows a start; the run beside it knows no Ray."""
+    shards, same = f"data.shards={shard_set}", [*ON_RAY, *TWO_WORKERS, "epochs=60"]
+    assert main(["pretrain", shards, f"out={tmp_path / 'calm'}", *same, "runtime.name=local"]) == 0
+    out = tmp_path / "killed"
+    driver = start(shard_set, out, *same, f"runtime.max_failures={NUM_KILLS}")
+    begun_before: set[int] = set()
+    for kill in range(NUM_KILLS):
+        newest = max(steps_logged(out), default=0)
+        deadline = time.monotonic() + 280
+        while max(steps_logged(out), default=0) <= newest or not (
+            workers := set(train_workers_of(driver)) - begun_before
+        ):
+            assert driver.poll() is None, driver.communicate()[1]
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        assert len(workers) == 2
+        begun_before |= workers
+        os.kill(sorted(workers)[kill % 2], signal.SIGKILL)
     _, told = driver.communicate(timeout=280)
     assert driver.returncode == 0, told
     assert " was lost on Ray: " in told
-    assert "begun again from the newest checkpoint (1 of at most 1 times)" in told
-    assert steps(out) == list(range(1, steps(out)[-1] + 1))
+    for kill in range(NUM_KILLS):
+        assert f"begun again from the newest checkpoint ({kill + 1} of at most 3 times)" in told
+    calm, killed = (tmp_path / name for name in ("calm", "killed"))
+    assert steps_logged(killed) == steps_logged(calm)
+    assert digest_of_weights(killed / "checkpoints") == digest_of_weights(calm / "checkpoints")

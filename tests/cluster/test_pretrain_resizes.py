@@ -1,6 +1,5 @@
 """A run on a cluster goes on with fewer machines, and on more when they come back."""
 
-import json
 import os
 import signal
 import subprocess
@@ -12,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from raylets import Raylets, raylets
+from run_folders import steps_logged
 from tiny_run import TINY_RUN
 
 from picpoint.train.checkpoint import newest_checkpoint
@@ -28,23 +28,18 @@ ELASTIC = [
 ]
 
 
-def steps(out: Path) -> list[int]:
-    log = out / "metrics.jsonl"
-    lines = log.read_text().splitlines() if log.exists() else []
-    return [json.loads(line)["step"] for line in lines if line.endswith("}")]
-
-
 def wait_for_steps(cluster: Raylets, driver: Driver, out: Path, ranks: int, more: int = 8) -> float:
     """Wait until so many ranks have made some steps together; give how long it took."""
     started, deadline = time.monotonic(), time.monotonic() + DEADLINE_S
     seen: tuple[frozenset[int], int] | None = None
     while True:
         assert driver.poll() is None, driver.communicate()[1]
-        told = f"{len(cluster.pids(b'RayTrainWorker'))} ranks, not {ranks}; steps {steps(out)[-3:]}"
+        found = len(cluster.pids(b"RayTrainWorker"))
+        told = f"{found} ranks, not {ranks}; steps {steps_logged(out)[-3:]}"
         assert time.monotonic() < deadline, told
         time.sleep(0.5)
         pids = frozenset(cluster.pids(b"ray::RayTrainWorker"))
-        made = steps(out)[-1:] or [0]
+        made = steps_logged(out)[-1:] or [0]
         if len(pids) != ranks:
             seen = None
         elif seen is None or seen[0] != pids:
@@ -86,14 +81,14 @@ def test_a_run_loses_a_machine_goes_on_with_the_rest_and_grows_again(
     with raylets(1, 1) as cluster, running(cluster, shard_set, out) as driver:
         took_s = {"to start on 2": wait_for_steps(cluster, driver, out, ranks=2)}
         cluster.kill(1)
-        before = steps(out)[-1]
+        before = steps_logged(out)[-1]
         took_s["to go on with 1"] = wait_for_steps(cluster, driver, out, ranks=1)
-        assert steps(out)[-1] > before
+        assert steps_logged(out)[-1] > before
         cluster.add(1)
         took_s["to be 2 again"] = wait_for_steps(cluster, driver, out, ranks=2)
         assert " begun again from the newest checkpoint (1 of " in stop(driver)
         print({name: round(seconds, 1) for name, seconds in took_s.items()})
-    assert steps(out) == list(range(1, steps(out)[-1] + 1))
+    assert steps_logged(out) == list(range(1, steps_logged(out)[-1] + 1))
 
 
 def test_a_run_that_is_told_of_a_loss_saves_itself_before(shard_set: Path, tmp_path: Path) -> None:
@@ -118,5 +113,5 @@ def test_a_run_that_is_told_of_a_loss_saves_itself_before(shard_set: Path, tmp_p
     # Lines hold how fast it went: of steps that were made again they would differ.
     assert step > 0
     assert log.read_text().splitlines()[:step] == before
-    assert steps(out) == list(range(1, steps(out)[-1] + 1))
-    assert steps(out)[-1] > step
+    assert steps_logged(out) == list(range(1, steps_logged(out)[-1] + 1))
+    assert steps_logged(out)[-1] > step

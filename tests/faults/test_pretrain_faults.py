@@ -1,7 +1,5 @@
 """Pre-training while its processes are killed: the weights are those of an undisturbed run."""
 
-import hashlib
-import json
 import os
 import random
 import signal
@@ -15,6 +13,7 @@ import pytest
 import torch
 from fault_proxy import Faults, fault_proxy
 from processes import is_running
+from run_folders import digest_of_weights, steps_logged
 from tiny_run import TINY_RUN
 
 from picpoint.train.checkpoint import (
@@ -36,16 +35,6 @@ LONG_RUN = [
     *("global_batch=6", "ghost_batch=2", "epochs=120", "checkpoint_every=3", "log_every=1"),
     *("runtime.num_workers=3", "runtime.threads_per_worker=1", "runtime.max_failures=100"),
 ]
-
-
-def digest_of_weights(checkpoints: Path | str) -> str:
-    checkpoint, passed_over = newest_checkpoint(checkpoints)
-    assert checkpoint is not None
-    assert not passed_over
-    digest = hashlib.sha256()
-    for name, value in sorted(checkpoint.state["model"].items()):
-        digest.update(name.encode() + value.numpy().tobytes())
-    return digest.hexdigest()
 
 
 def start(shards: Path, out: Path) -> subprocess.Popen[bytes]:
@@ -72,12 +61,6 @@ def ranks_of(driver: subprocess.Popen[bytes]) -> list[int]:
         if int(parent) == driver.pid and b"forkserver" in command:
             servers.add(int(folder.name))
     return [pid for pid, parent in parents.items() if parent in servers]
-
-
-def steps_logged(out: Path) -> list[int]:
-    log = out / "metrics.jsonl"
-    lines = log.read_text().splitlines() if log.exists() else []
-    return [json.loads(line)["step"] for line in lines if line.endswith("}")]
 
 
 def test_twenty_kills_of_three_ranks_change_no_bit_of_the_weights(shard_set, tmp_path):

@@ -23,7 +23,7 @@ from pathlib import Path
 import pytest
 from fault_proxy import Faults, fault_proxy
 from raylets import Raylets, raylets
-from test_pretrain_faults import digest_of_weights, steps_logged
+from run_folders import digest_of_weights, steps_logged
 from test_render_faults import MAY_DIFFER, num_finished, objects_of
 from tiny_run import TINY_RUN
 
