@@ -1,23 +1,22 @@
 """Which implementation of an operation runs? Decided here, by where the tensor is."""
 
 import importlib.util
-from collections.abc import Generator
-from contextlib import contextmanager
-from contextvars import ContextVar
 from functools import cache
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 Backend = Literal["numba", "triton", "plain"]
 
 
-_only_plain = ContextVar("only_plain", default=False)
-
-
 def backend_of(tensor: Tensor) -> Backend:
-    """Choose numba's kernels on a CPU, Triton's on CUDA where it is installed, else plain torch."""
-    if _only_plain.get():
+    """Choose numba's kernels on a CPU, Triton's on CUDA where it is installed, else plain torch.
+
+    What is traced, by torch.export or torch.compile, is plain torch: nothing else can be. On a CPU
+    the encoders, compiled so, take five times as long as by the kernels, and minutes to compile.
+    """
+    if torch.compiler.is_compiling():
         return "plain"
     match tensor.device.type:
         case "cpu":
@@ -26,16 +25,6 @@ def backend_of(tensor: Tensor) -> Backend:
             return "triton"
         case _:
             return "plain"
-
-
-@contextmanager
-def only_plain() -> Generator[None]:
-    """Let plain torch run, whatever there is: for tracing a network into another format."""
-    token = _only_plain.set(True)
-    try:
-        yield
-    finally:
-        _only_plain.reset(token)
 
 
 @cache

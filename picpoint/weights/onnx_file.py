@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from picpoint.encoders.dgcnn import Dgcnn
 from picpoint.encoders.pointnext import PointNext
-from picpoint.ops.backend import only_plain
 from picpoint.optional import import_optional
 from picpoint.publish import publish_bytes
 
@@ -53,7 +52,7 @@ def save_onnx(encoder: Dgcnn | PointNext, num_points: int, path: Path) -> None:
     points = torch.randn(_TRACED_CLOUDS, num_points, 3)
     points /= points.norm(dim=-1, keepdim=True)
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-    with only_plain(), torch.no_grad():
+    with torch.no_grad():
         traced = torch.export.export(
             _Outputs(encoder).eval(),
             (points,),
