@@ -32,6 +32,8 @@ BEAT_S = 1.0
 SILENCE_S = 30.0
 # The first rank waits for torch to load: 10 s of processor time, on a busy machine many times that.
 _START_S = 300.0
+# Loaded once, by the server that ranks are forked from; the last by an optimiser's first step.
+_PRELOADED = ["cluster.jobs.pretrain", "cluster.jobs.finetune", "torch._dynamo"]
 # When one rank has failed, the others fail soon; which of them is the cause shows only then.
 _GRACE_S = 5.0
 
@@ -163,7 +165,7 @@ class _Rank:
 
     def __init__(self, work: RankWork, place: _Place) -> None:
         context = get_context("forkserver")
-        context.set_forkserver_preload(["cluster.jobs.pretrain", "cluster.jobs.finetune"])
+        context.set_forkserver_preload(_PRELOADED)
         self.number = place.rank
         self._told, theirs = context.Pipe(duplex=False)
         self._started_s = time.monotonic()

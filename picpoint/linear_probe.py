@@ -1,7 +1,8 @@
 """Can a linear machine name shapes from their features? Arrays in, no torch.
 
 The one fit that evaluations (folds and penalties around it) and runs in the making (picpoint/train)
-have in common; neither room may import the other's.
+have in common; neither room may import the other's. scikit-learn takes a second and a half to load,
+which training, that only checks classes here, does not wait for.
 """
 
 from collections.abc import Callable, Sequence
@@ -9,8 +10,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int64
-from sklearn.preprocessing import StandardScaler
-from sklearn.svm import LinearSVC
 
 Fold = tuple[Int64[np.ndarray, " a"], Int64[np.ndarray, " b"]]
 
@@ -68,6 +67,8 @@ def fit_fold(
         test: rows of the held-out shapes.
         penalties: values of the SVM's C.
     """
+    from sklearn.svm import LinearSVC
+
     kept, left = fold
     scale = standardiser(features[kept])
     seen = scale(features[kept])
@@ -91,5 +92,7 @@ def standardiser(
     features: Float32[np.ndarray, "a F"],
 ) -> Callable[[Float32[np.ndarray, "b F"]], Float64[np.ndarray, "b F"]]:
     """Fit the standardising of features: mean 0, deviation 1, constant features to 0."""
+    from sklearn.preprocessing import StandardScaler
+
     scaler = StandardScaler().fit(features.astype(np.float64))
     return lambda other: np.asarray(scaler.transform(other.astype(np.float64)))

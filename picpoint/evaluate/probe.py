@@ -2,7 +2,8 @@
 
 The classes of held-out shapes are named from labelled pre-training shapes, by a linear SVM
 (`linear_probe`; `few_label_probe`, from a few of them) and by the nearest of them
-(`nearest_neighbour`).
+(`nearest_neighbour`). Of scikit-learn no more is loaded than is asked for, as in
+picpoint/linear_probe.py: the command line knows the errors of this room, and is not to wait for it.
 """
 
 from collections.abc import Iterator, Sequence
@@ -10,8 +11,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Bool, Float, Int64
-from sklearn.model_selection import StratifiedKFold
-from sklearn.neighbors import KNeighborsClassifier
 
 from picpoint.evaluate.encoded import EncodedShapes
 from picpoint.evaluate.trials import Trials
@@ -143,6 +142,8 @@ def nearest_neighbour(shapes: EncodedShapes, config: ProbeConfig) -> Trials:
     Raises:
         ProbeError: as `linear_probe`.
     """
+    from sklearn.neighbors import KNeighborsClassifier
+
     train, test = _probe_rows(shapes)
     trials: list[Bool[np.ndarray, " h"]] = []
     for folds in _deals(shapes.labels[train], config):
@@ -191,6 +192,8 @@ def _probe_rows(
 
 def _deals(labels: Int64[np.ndarray, " t"], config: ProbeConfig) -> Iterator[list[Fold]]:
     """Deal the training shapes to stratified folds, repeatedly; yield (kept, left out) each."""
+    from sklearn.model_selection import StratifiedKFold
+
     smallest_class = int(np.unique(labels, return_counts=True)[1].min())
     num_folds = min(config.num_folds, smallest_class)
     for repeat in range(config.num_repeats):

@@ -209,7 +209,7 @@ def test_few_labels_are_few(monkeypatch):
             seen.append(np.bincount(labels).tolist())
             return super().fit(features, labels)
 
-    monkeypatch.setattr("picpoint.linear_probe.LinearSVC", Watched)
+    monkeypatch.setattr("sklearn.svm.LinearSVC", Watched)
     trials = few_label_probe(shapes, QUICK, per_class=5)
     assert seen[10] == seen[21] == [5] * 4  # 5 folds of 2 penalties, then the fit that answers
     assert max(map(max, seen)) == 5
