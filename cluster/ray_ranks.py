@@ -7,7 +7,8 @@ and moves on from those that are taken back with notice.
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -48,16 +49,29 @@ def run_ray_ranks(work: RayWork, job: "RankedJob", runtime: "RuntimeConfig", use
     import ray
 
     wait_s = _ELASTIC_WAIT_S if runtime.is_elastic else _FIXED_WAIT_S
-    for name, seconds in (_WATCHING_S | {_WAIT_FOR_ROOM: wait_s}).items():
-        os.environ.setdefault(name, seconds)
-    # A started cluster dies with the thread that started it, so it is shut down in this one.
-    with ray.init(
-        address=runtime.address,
-        include_dashboard=False,
-        log_to_driver=False,
-        configure_logging=False,
+    with (
+        _by_default(_WATCHING_S | {_WAIT_FOR_ROOM: wait_s}),
+        # A started cluster dies with the thread that started it, so it is shut down in this one.
+        ray.init(
+            address=runtime.address,
+            include_dashboard=False,
+            log_to_driver=False,
+            configure_logging=False,
+        ),
     ):
         begin_anew(lambda: _fit(_trainer(work, job, runtime, use_gpu)), runtime.max_failures)
+
+
+@contextmanager
+def _by_default(variables: Mapping[str, str]) -> Generator[None]:
+    """Set those environment variables that the user has not set, for the time of a run."""
+    ours = {name: value for name, value in variables.items() if name not in os.environ}
+    os.environ.update(ours)
+    try:
+        yield
+    finally:
+        for name in ours:
+            os.environ.pop(name, None)
 
 
 def _trainer(
