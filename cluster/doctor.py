@@ -141,7 +141,10 @@ def _resnet18() -> Finding:
 
 
 def _object_storage() -> Finding:
-    names = ("AWS_ACCESS_KEY_ID", "GOOGLE_SERVICE_ACCOUNT", "AZURE_STORAGE_ACCOUNT_NAME")
+    names = (
+        *("AWS_ACCESS_KEY_ID", "AZURE_STORAGE_ACCOUNT_NAME"),
+        *("GOOGLE_SERVICE_ACCOUNT", "GOOGLE_SERVICE_ACCOUNT_KEY", "GOOGLE_APPLICATION_CREDENTIALS"),
+    )
     present = [name for name in names if name in os.environ]
     if present:
         return Finding(True, f"credentials in the environment: {', '.join(present)}")

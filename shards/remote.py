@@ -10,6 +10,7 @@ import functools
 import hashlib
 import mmap
 import os
+import re
 import tempfile
 from collections.abc import Callable, Generator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
@@ -40,8 +41,17 @@ _LONGEST_PAUSE = timedelta(seconds=5)
 _LONGEST_RETRYING = timedelta(seconds=60)
 _CONNECTING = timedelta(seconds=5)
 _PIECE_BYTES = 8 << 20
-# What obstore says where a range begins past the end: of a bucket, and of a folder.
-_PAST_THE_END = ("416 Range Not Satisfiable", "Requested range was invalid")
+# What obstore says where a range begins past the end: of a bucket that refuses, of one that answers
+# with no bytes, and of a folder.
+_PAST_THE_END = (
+    "416 Range Not Satisfiable",
+    "Wanted range starting at",
+    "Requested range was invalid",
+)
+# obstore has a kind of error for what a bucket says of an object, and none for a refused listing.
+_REFUSED_LISTING = re.compile(r"^[^\n]*performing list request: [^\n]*status code: (\d+)")
+_NOT_FOUND = "no such object; check the bucket and the prefix, or make the shards first"
+_DENIED = "access denied; check the credentials in the environment and the bucket's policy"
 
 # A server that falls silent is given up after this long, however much it has sent.
 _SILENCE = timedelta(seconds=30)
@@ -49,6 +59,13 @@ _SILENCE = timedelta(seconds=30)
 # own limit of 30 s would break off every upload slower than 17 MB/s.
 _WHOLE_REQUEST = timedelta(minutes=20)
 
+
+# Where the environment names a server of one's own, by the scheme of the URL.
+_ENDPOINTS = {
+    "s3": ("AWS_ENDPOINT_URL", "AWS_ENDPOINT"),
+    "gs": ("GOOGLE_BASE_URL",),
+    "az": ("AZURE_STORAGE_ENDPOINT", "AZURE_ENDPOINT"),
+}
 
 # Which process began to use obstore; its threads do not outlive a fork.
 _started_by: int | None = None
@@ -193,7 +210,8 @@ class RemoteStore:
 
 def _connect(url: str, silence: timedelta) -> ObjectStore:
     """Open a bucket; plain http is allowed only where the user's own endpoint says http."""
-    endpoint = os.environ.get("AWS_ENDPOINT_URL", os.environ.get("AWS_ENDPOINT", ""))
+    names = _ENDPOINTS.get(url.partition("://")[0], ())
+    endpoint = next((os.environ[name] for name in names if name in os.environ), "")
     return from_url(
         url,
         client_options={
@@ -229,15 +247,18 @@ def _explained(url: str, name: str) -> Generator[None]:
     except (AlreadyExistsError, PreconditionError, FileExistsError) as error:
         raise taken(url, name) from error
     except FileNotFoundError as error:
-        raise NotFoundInStoreError(
-            f"{place}: no such object; check the bucket and the prefix, or make the shards first"
-        ) from error
+        raise NotFoundInStoreError(f"{place}: {_NOT_FOUND}") from error
     except (PermissionDeniedError, UnauthenticatedError, PermissionError) as error:
-        raise StoreError(
-            f"{place}: access denied; check the credentials in the environment and the bucket's "
-            "policy"
-        ) from error
+        raise StoreError(f"{place}: {_DENIED}") from error
     except (BaseError, OSError, ValueError) as error:
+        listing = _REFUSED_LISTING.match(str(error))
+        match listing and listing[1]:
+            case "404":
+                raise NotFoundInStoreError(f"{place}: {_NOT_FOUND}") from error
+            case "401" | "403":
+                raise StoreError(f"{place}: {_DENIED}") from error
+            case _:
+                pass
         first_line = without_secrets(str(error).partition("\n")[0])
         kind = TransientStoreError if isinstance(error, GenericError | OSError) else StoreError
         raise kind(

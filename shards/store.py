@@ -3,9 +3,9 @@
 Nothing is ever overwritten and nothing is ever seen half-written: `put_new` publishes whole content
 under a name that was free, or raises. Names are relative, with "/" between their parts.
 
-On object storage `put_new` is one conditional request (If-None-Match), because a multipart upload
-cannot be conditional everywhere. It is sent from a mapping of the spooled file, and S3 takes at
-most 5 GB in it: shards of a few hundred MB are meant.
+On object storage `put_new` is one conditional request (If-None-Match; for Google, generation 0),
+because a multipart upload cannot be conditional everywhere. It is sent from a mapping of the
+spooled file, and S3 and Azure take at most 5 GB in it: shards of a few hundred MB are meant.
 """
 
 import hashlib
@@ -100,7 +100,9 @@ def open_store(url: str | Path) -> Store:
 
     Args:
         url: a local path, file://, s3://, gs:// or az://. Credentials and endpoints come from the
-            environment (AWS_ACCESS_KEY_ID, AWS_ENDPOINT_URL, GOOGLE_SERVICE_ACCOUNT, ...).
+            environment (AWS_ACCESS_KEY_ID, AWS_ENDPOINT_URL; AZURE_STORAGE_ACCOUNT_NAME,
+            AZURE_STORAGE_ACCOUNT_KEY, AZURE_STORAGE_ENDPOINT; GOOGLE_SERVICE_ACCOUNT,
+            GOOGLE_BASE_URL, ...).
 
     Raises:
         UrlError: no place, no such scheme, or settings that cannot be used.

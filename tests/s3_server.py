@@ -29,9 +29,11 @@ class S3Server:
 
     Attributes:
         port: of its S3 face, on the loopback address.
+        scheme: of its URLs.
     """
 
     port: int
+    scheme: str = "s3"
 
     def environment(self, port: int | None = None) -> dict[str, str]:
         """What a client needs; through another port where a proxy stands before the server."""

@@ -45,7 +45,7 @@ RUN pip install --no-deps /wheels/kaolin-*.whl /src
 
 FROM ${PYTHON_IMAGE}
 # As in train-cpu.Dockerfile.
-# hadolint ignore=DL3008
+# hadolint ignore=DL3008,SC2016
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends rsync wget \
     && rm -rf /var/lib/apt/lists/* \

@@ -11,8 +11,10 @@ ENV PATH=/opt/venv/bin:$PATH PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 RUN python -m venv /opt/venv
 COPY cluster/images/requirements-train-cpu.txt /tmp/requirements.txt
 RUN pip install --no-deps --require-hashes -r /tmp/requirements.txt
-# Builds without CUDA are on PyTorch's own index alone: pinned by version, not by hash.
-RUN pip install --no-deps --index-url https://download.pytorch.org/whl/cpu \
+# Builds without CUDA are on PyTorch's own index alone: pinned by version, not by hash. A mirror of it:
+# --build-arg TORCH_INDEX_URL=...
+ARG TORCH_INDEX_URL=https://download.pytorch.org/whl/cpu
+RUN pip install --no-deps --index-url "${TORCH_INDEX_URL}" \
     torch==2.13.0+cpu torchvision==0.28.0+cpu
 COPY pyproject.toml README.md LICENSE /src/
 COPY picpoint /src/picpoint
@@ -24,7 +26,7 @@ RUN pip install --no-deps /src && pip check
 FROM ${PYTHON_IMAGE}
 # wget: older KubeRay probes with it. rsync: `ray up` sends files into the container; its login shells
 # would forget PATH. Debian's security fixes are wanted, so its packages have no pins.
-# hadolint ignore=DL3008
+# hadolint ignore=DL3008,SC2016
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends rsync wget \
     && rm -rf /var/lib/apt/lists/* \

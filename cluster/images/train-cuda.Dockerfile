@@ -22,7 +22,7 @@ FROM ${PYTHON_IMAGE}
 # wget: older KubeRay probes with it. rsync: `ray up` sends files into the container; its login shells
 # would forget PATH. gcc: Triton compiles what starts its kernels. Debian's security fixes are wanted,
 # so its packages have no pins.
-# hadolint ignore=DL3008
+# hadolint ignore=DL3008,SC2016
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends gcc libc6-dev rsync wget \
     && rm -rf /var/lib/apt/lists/* \

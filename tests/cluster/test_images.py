@@ -1,6 +1,7 @@
 """What can be told of the images without building them: users, pins, and that nothing leaks in."""
 
 import re
+import shlex
 import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -49,19 +50,20 @@ def instructions(name: str) -> Iterator[tuple[str, str]]:
 
 
 def stages(name: str) -> list[Stage]:
+    """The parts of a Dockerfile, with every argument at its default."""
     found: list[Stage] = []
     arguments: dict[str, str] = {}
-    for word, rest in instructions(name):
+    for word, written in instructions(name):
+        rest = re.sub(r"\$\{(\w+)\}", lambda match: arguments.get(match[1], match[0]), written)
+        if word == "ARG":
+            key, _, value = rest.partition("=")
+            arguments[key] = value
         if word == "FROM":
             base, _, alias = rest.partition(" AS ")
-            base = re.sub(r"\$\{(\w+)\}", lambda match: arguments[match[1]], base)
             found.append(Stage(base, alias, ()))
         elif found:
             last = found[-1]
             found[-1] = Stage(last.base, last.name, (*last.steps, (word, rest)))
-        elif word == "ARG":
-            key, _, value = rest.partition("=")
-            arguments[key] = value
     return found
 
 
@@ -81,7 +83,7 @@ def pins(name: str) -> dict[str, Version]:
 
 def pip_words(step: str) -> Iterator[list[str]]:
     for command in step.split("&&"):
-        words = command.split()
+        words = shlex.split(command)
         if words[:2] == ["pip", "install"]:
             yield words[2:]
 
