@@ -63,7 +63,7 @@ def pretrain_cost(config: PretrainConfig, num_shapes: int, bytes_per_shape: int)
         num_shapes: that it trains on.
         bytes_per_shape: read of one in a step.
     """
-    steps = config.epochs * (num_shapes // config.global_batch)
+    steps = config.last_epoch * (num_shapes // config.global_batch)
     samples = steps * config.global_batch
     point = encoder_cost(config.point_encoder, config.data.num_points).usual_flops
     image, left_out = 0, ()
