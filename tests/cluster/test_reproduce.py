@@ -1,5 +1,6 @@
 """The paper's setting is all there, and an experiment runs its commands, each once."""
 
+import dataclasses
 import json
 import sys
 from pathlib import Path
@@ -9,8 +10,10 @@ import pytest
 from cluster.app import main
 from cluster.compose import ConfigError, compose_config, load_job
 from cluster.jobs import reproduce
+from cluster.jobs.finetune import FinetuneJob
 from cluster.jobs.pretrain import PretrainJob
 from cluster.jobs.reproduce import ExperimentStep, ReproduceJob
+from picpoint.model import build_point_encoder
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "train"))
 from cloud_sets import clouds, write_set
@@ -40,16 +43,65 @@ def test_the_paper_s_setting_is_what_the_paper_tells(encoder: str) -> None:
 @pytest.mark.parametrize("encoder", ["dgcnn", "pointnext_s"])
 def test_its_whole_plan_is_told_without_any_data(encoder: str) -> None:
     told = "\n".join(reproduce.describe(paper(encoder)))
-    for data in ("modelnet40_h5", "obj_bg", "obj_only", "pb_t50_rs", "shapenetpart"):
+    for data in ("modelnet40_h5", "obj_bg", "obj_only", "pb_t50_rs", "shapenetpart", "s3dis"):
         assert data in told
     # 100 epochs of 51,300 shapes in batches of 512, as published; 250 epochs of PB_T50_RS.
     assert "cost   5,120,000 samples in 10,000 steps; " in told
     epochs = {"dgcnn": 250, "pointnext_s": 600}[encoder]
     assert f"cost   {epochs * 9824:,} samples in {epochs * 307:,} steps" in told
     assert f"{89_000:,} steps, {25 * 2882:,} evaluated" in told
-    # DGCNN's network for parts takes no weights of its encoder.
+    # DGCNN's networks for parts and scenes take no weights of its encoder.
     assert ("pretrain_parts" in told) == (encoder == "pointnext_s")
+    assert ("pretrain_scenes" in told) == (encoder == "pointnext_s")
+    # Area 5 from the others: 3,000 epochs of 204 rooms, ten evaluations; or blocks of rooms.
+    rooms = "cost   576,000 samples in 18,000 steps, 680 evaluated; 9.92 PFLOPs"
+    blocks = "cost   1,670,400 samples in 52,200 steps, 68,520 evaluated; 61.1 PFLOPs"
+    assert (rooms if encoder == "pointnext_s" else blocks) in told
     assert "EFLOPs" in told.splitlines()[-1]
+
+
+def test_what_is_pretrained_for_another_task_has_its_network_s_shape() -> None:
+    """Or its weights would be those of other strides and radii; their shapes are the same."""
+    jobs = {
+        step.name: load_job(
+            FinetuneJob if step.command == "finetune" else PretrainJob,
+            compose_config(step.command, list(step.overrides)),
+        )
+        for step in paper("pointnext_s").steps
+        if step.command in ("pretrain", "finetune") and "dgcnn" not in step.name
+    }
+    for task, source in (
+        ("shapenetpart", "pretrain_parts"),
+        ("s3dis", "pretrain_scenes"),
+        ("modelnet40", "pretrain"),
+    ):
+        theirs, ours = jobs[source].point_encoder, jobs[task].point_encoder
+        assert dataclasses.replace(theirs, local_stage=ours.local_stage) == ours
+        assert jobs[task].weights == f"o/{source}"  # pyright: ignore
+        # Of a quarter of the points in each.
+        assert build_point_encoder(theirs, 1).num_local(1024) == 256
+        # Whatever is told besides, the task from scratch is the same.
+        told, scratch = jobs[task], jobs[f"{task}_scratch"]
+        same = dataclasses.replace(scratch, weights=told.weights, out=told.out)  # pyright: ignore
+        assert dataclasses.replace(same, initialise=told.initialise) == told  # pyright: ignore
+
+
+def test_overrides_are_of_a_command_or_of_a_step() -> None:
+    more = "more=[pretrain.epochs=3,finetune.epochs=5,s3dis.epochs=7]"
+    overrides = ["out=o", "meshes=m", "shards=s", "clouds=c", more, "training=[seed=4]"]
+    job = load_job(ReproduceJob, compose_config("reproduce", overrides))
+    epochs = {
+        step.name: [each for each in job.overrides_of(step) if each.startswith(("epochs", "seed"))]
+        for step in job.steps
+    }
+    assert epochs["pretrain"] == epochs["pretrain_parts"] == ["seed=4", "epochs=3"]
+    assert epochs["modelnet40"] == ["seed=4", "epochs=5"]
+    assert epochs["s3dis"] == ["seed=4", "epochs=5", "epochs=7"]
+    assert epochs["obj_bg_svm"] == []
+    with pytest.raises(ConfigError, match=r"'epochs=3' begins with no command and no step"):
+        load_job(
+            ReproduceJob, compose_config("reproduce", ["out=o", "meshes=m", "more=[epochs=3]"])
+        )
 
 
 def experiment(tmp_path: Path, *steps: ExperimentStep) -> ReproduceJob:
