@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,9 +15,13 @@ from cluster.jobs.finetune import FinetuneJob
 from cluster.jobs.pretrain import PretrainJob
 from cluster.jobs.reproduce import ExperimentStep, ReproduceJob
 from picpoint.model import build_point_encoder
+from shards.schema import Sample
+from tests.conftest import CLASSES, make_shape
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "train"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "datasets"))
 from cloud_sets import clouds, write_set
+from layouts import write_s3dis_rooms
 from test_finetune_job import TINY
 
 
@@ -132,6 +137,36 @@ def test_commands_run_in_their_order_and_once(
     assert json.loads((tmp_path / "a" / "result.json").read_text())["num_train"] == 24
     reproduce.run(job)
     assert "kept: finetune" in capsys.readouterr().out
+
+
+def test_rooms_of_s3dis_are_learnt_from_what_was_pretrained_in_their_shape(
+    tmp_path: Path, write_samples: Callable[[Path, list[Sample]], Path]
+) -> None:
+    shapes = [make_shape(label, number, 1024) for label in CLASSES for number in range(3)]
+    shards = write_samples(tmp_path / "shards", shapes)
+    write_s3dis_rooms(tmp_path)
+    rooms = ["s3dis_rooms", "--from", str(tmp_path), "--out", str(tmp_path / "clouds/s3dis_rooms")]
+    assert main(["data", "prepare", *rooms, "--partial"]) == 0
+    training = "runtime=local,trackers=[],precision=fp32,epochs=1,global_batch=2,ghost_batch=2"
+    tiny = "pretrain.image_encoder=lite0,pretrain.image_encoder.input_px=64"
+    crops = "finetune.data.num_points=1024,finetune.data.train=[Area_1]"
+    overrides = [
+        *("meshes=none", f"shards={shards}", f"clouds={tmp_path / 'clouds'}", f"out={tmp_path}"),
+        *(f"training=[{training}]", f"more=[{tiny},{crops}]"),
+    ]
+    whole = load_job(ReproduceJob, compose_config("reproduce", overrides))
+    steps = tuple(step for step in whole.steps if "scenes" in step.name or "s3dis" in step.name)
+    reproduce.run(dataclasses.replace(whole, steps=steps))
+    used = (tmp_path / "s3dis" / "weights.txt").read_text().splitlines()
+    told = {line.split()[1]: line.split()[0] for line in used if line.startswith(("used", "init"))}
+    assert {told["stem.weight"], told["stem.bias"]} == {"initialised"}
+    stages = {fate for name, fate in told.items() if name.startswith("stages.")}
+    assert stages == {"used"}
+    for name in ("s3dis", "s3dis_scratch"):
+        result = json.loads((tmp_path / name / "result.json").read_text())
+        assert (result["num_train"], result["num_evaluated"]) == (2, 1)
+        # Every raw point is counted.
+        assert sum(map(sum, result["confusion"])) == 2000
 
 
 def test_a_wrong_setting_is_told_before_anything_runs(tmp_path: Path) -> None:
