@@ -66,16 +66,8 @@ def test_a_population_whose_driver_was_killed_is_that_of_one_undisturbed(
     assert len({row["parent"] for row in second}) == 2  # the best two of four, twice each
     check_a_line(whole, next(row for row in second if row["trial"] in alive))
 
-    driver = subprocess.Popen(
-        [sys.executable, "-c", DRIVE, *command(shard_set, killed)],
-        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
-    )
-    names = {row["trial"] for row in second}
-    deadline = time.monotonic() + DEADLINE_S
-    while not any((killed / "trials" / name / "pretrain/metrics.jsonl").exists() for name in names):
-        assert driver.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    driver = started(command(shard_set, killed))
+    wait_for_a_step(driver, killed, [row["trial"] for row in second])
     os.kill(driver.pid, signal.SIGKILL)
     driver.wait()
     time.sleep(2)  # its trials end with it
@@ -92,6 +84,38 @@ def test_a_population_whose_driver_was_killed_is_that_of_one_undisturbed(
     assert len(results(killed)) == 8
     (section,) = study_sections([read_study_shown(killed)])
     assert "in 2 generations" in section.lead
+
+
+@pytest.mark.slow
+def test_a_population_that_is_stopped_has_nobody_who_failed(
+    shard_set: Path, tmp_path: Path
+) -> None:
+    """Tune gives what it has, and says of Ctrl-C in its log alone."""
+    driver = started([*command(shard_set, tmp_path), more("epochs=2000", "probe.every=0")])
+    wait_for_a_step(driver, tmp_path, ["*"])
+    driver.send_signal(signal.SIGINT)
+    assert driver.wait(DEADLINE_S) == 130
+    states = {json.loads(path.read_text())["state"] for path in results(tmp_path)}
+    assert states <= {"failed"}  # the member that cannot learn, if it was one of the first
+    lost = [path for path in results(tmp_path) if "nan" not in path.read_text()]
+    assert lost == []
+    assert not (tmp_path / "study.json").exists()
+
+
+def started(command: list[str]) -> "subprocess.Popen[bytes]":
+    return subprocess.Popen(
+        [sys.executable, "-c", DRIVE, *command],
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
+    )
+
+
+def wait_for_a_step(driver: "subprocess.Popen[bytes]", out: Path, trials: list[str]) -> None:
+    """Wait until one of some trials has made a step."""
+    deadline = time.monotonic() + DEADLINE_S
+    while not any(any(out.glob(f"trials/{name}/pretrain/metrics.jsonl")) for name in trials):
+        assert driver.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
 
 
 def check_a_line(out: Path, member: dict[str, Any]) -> None:
