@@ -6,6 +6,7 @@ Hydra composes; the dataclasses say which keys exist and what they hold.
 import dataclasses
 import difflib
 import importlib.resources
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any, TypeVar, get_args, get_type_hints
 
@@ -21,6 +22,10 @@ from pydantic_core import ErrorDetails
 from shards.secret_urls import REFUSAL, holds_secret
 
 Job = TypeVar("Job")
+
+# KEY=[...], and an element of such a list that is an override again.
+_LIST = re.compile(r"([^=\[]+)=\s*\[(.*)\]\s*", re.DOTALL)
+_ELEMENT = re.compile(r"\s*[+~]*[\w./@-]+=")
 
 # The group whose options set keys anywhere: recipes of benchmarks, the paper's setting.
 EXPERIMENT = "experiment"
@@ -38,7 +43,8 @@ def compose_config(name: str, overrides: Sequence[str] = ()) -> DictConfig:
     """
     # Hydra's own way of choosing one, where no default names the group.
     overrides = [
-        text.removeprefix("+") if text.startswith(f"+{EXPERIMENT}=") else text for text in overrides
+        text.removeprefix("+") if text.startswith(f"+{EXPERIMENT}=") else quote_elements(text)
+        for text in overrides
     ]
     with initialize_config_module("configs", version_base="1.3"):
         parsed = _parse(overrides)
@@ -116,6 +122,40 @@ def _parse(overrides: Sequence[str]) -> list[tuple[str, Override]]:
             "with other signs is quoted twice: 'out=\"a(b)\"'"
         ) from error
     return list(zip(overrides, parsed, strict=True))
+
+
+def quote_elements(override: str) -> str:
+    """Quote what is itself an override in the list that an override gives, as Hydra wants it.
+
+    So `more=[pretrain.epochs=20,pretrain.seed=1]` may be written as it is meant. Other overrides
+    are given back as they are.
+    """
+    if not (whole := _LIST.fullmatch(override)):
+        return override
+    key, inner = whole.groups()
+    elements = [
+        '"' + each.strip().replace('"', r"\"") + '"' if _ELEMENT.match(each) else each
+        for each in _elements(inner)
+    ]
+    return f"{key}=[{','.join(elements)}]"
+
+
+def _elements(inner: str) -> Iterator[str]:
+    """Split the inside of a list at its own commas: not at those in brackets or quotes."""
+    depth, quote, element = 0, "", ""
+    for sign in inner:
+        if quote:
+            quote = "" if sign == quote else quote
+        elif sign in "\"'":
+            quote = sign
+        else:
+            depth += (sign in "[{(") - (sign in "]})")
+        if sign == "," and not depth and not quote:
+            yield element
+            element = ""
+        else:
+            element += sign
+    yield element
 
 
 def _is_group(key: str) -> bool:

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 from cluster.jobs.evaluate import RESULTS_FILE, load_run
+from cluster.population_table import lineage
 from cluster.record import done_stage
 from cluster.study import varied_keys
 from cluster.study_table import RESULTS_FILE as STUDY_FILE
@@ -163,6 +164,7 @@ def read_study_shown(place: Path) -> Study:
     """
     record = read_study(place)
     study = record.study
+    line = lineage(study, record.trials) if study.scheduler == "population" else []
     return Study(
         name=study.name,
         folder=str(place),
@@ -181,10 +183,13 @@ def read_study_shown(place: Path) -> Study:
                 figure=trial.result.figure,
                 seconds=trial.result.seconds,
                 reason=trial.result.reason,
+                generation=trial.generation,
+                parent=trial.parent,
             )
             for trial in record.trials
         ),
         commit=record.commit,
+        lineage=tuple(row.trial for row in line),
     )
 
 

@@ -12,10 +12,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from picpoint.encoders.image import ImageEncoderConfig
 from picpoint.encoders.torchvision_import import import_torchvision
-from picpoint.task_model import PartsNetwork
+from picpoint.task_model import PartsNetwork, ScenesNetwork
 from picpoint.train.finetune_settings import FinetuneConfig
 from picpoint.train.settings import PretrainConfig
-from picpoint.weights.cost import encoder_cost, parts_flops
+from picpoint.weights.cost import encoder_cost, segmenter_flops
 from shards.columns import MemberSpan
 from shards.reader import PAIRING
 from shards.schema import META, POINTS
@@ -63,7 +63,7 @@ def pretrain_cost(config: PretrainConfig, num_shapes: int, bytes_per_shape: int)
         num_shapes: that it trains on.
         bytes_per_shape: read of one in a step.
     """
-    steps = config.epochs * (num_shapes // config.global_batch)
+    steps = config.last_epoch * (num_shapes // config.global_batch)
     samples = steps * config.global_batch
     point = encoder_cost(config.point_encoder, config.data.num_points).usual_flops
     image, left_out = 0, ()
@@ -77,7 +77,9 @@ def pretrain_cost(config: PretrainConfig, num_shapes: int, bytes_per_shape: int)
 def finetune_cost(
     config: FinetuneConfig, num_train: int, num_evaluated: int, bytes_per_cloud: int
 ) -> RunCost:
-    """Reckon a fine-tuning run; of 16 classes and 50 parts, where it tells parts.
+    """Reckon a fine-tuning run; of 16 classes and 50 parts or 13 things, where it tells them.
+
+    A whole room is counted as one crop of it: in an evaluation it takes several.
 
     Args:
         config: the run.
@@ -102,11 +104,16 @@ def finetune_cost(
 
 
 def _task_flops(config: FinetuneConfig) -> int:
-    if config.task == "classify":
-        return encoder_cost(config.point_encoder, config.data.num_points).usual_flops
+    encoder, num_features = config.point_encoder, config.view.num_features
     with torch.device("meta"):  # shapes without numbers
-        network = PartsNetwork(config.point_encoder, 16, 50, config.view.num_features, 1)
-    return parts_flops(network.segmenter, config.data.num_points)
+        match config.task:
+            case "classify":
+                return encoder_cost(encoder, config.data.num_points).usual_flops
+            case "parts":
+                network = PartsNetwork(encoder, 16, 50, num_features, 1)
+            case "scenes":
+                network = ScenesNetwork(encoder, 13, num_features, 1)
+    return segmenter_flops(network.segmenter, config.data.num_points)
 
 
 def image_flops(config: ImageEncoderConfig) -> int | None:

@@ -9,24 +9,23 @@ import hashlib
 import itertools
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
 from cluster.compose import ConfigError
+from cluster.parameter import Parameter, Settings, Value, draw, spread
+from cluster.population import PopulationConfig
+from picpoint.train.settings import CHANGEABLE
 
 # A place in a command's settings that is filled in for each trial.
 TRIAL = "{trial}"
 _PLAIN = re.compile(r"[\w./:+@-]*")
 # Names a trial's variant among its settings.
 VARIANT = "variant"
-
-Value = str | int | float | bool
-# Overrides, as COMMAND.KEY -> value.
-Settings = Mapping[str, Value]
 
 
 class StudyFailedError(RuntimeError):
@@ -65,37 +64,6 @@ class Figure:
 
 
 @dataclass(frozen=True, slots=True)
-class Parameter:
-    """A setting that varies.
-
-    Attributes:
-        key: COMMAND.KEY, or several of them apart by commas, which take the same value.
-        values: to choose from.
-        low: instead of values, for `random` and `optuna`: the least number.
-        high: the largest.
-        log: draw evenly over orders of magnitude.
-    """
-
-    key: str
-    values: tuple[Value, ...] = ()
-    low: int | float | None = None
-    high: int | float | None = None
-    log: bool = False
-
-    @property
-    def keys(self) -> list[str]:
-        """Each key of its own."""
-        return [single.strip() for single in self.key.split(",")]
-
-    @property
-    def bounds(self) -> tuple[int | float, int | float]:
-        """The range that is drawn from."""
-        assert self.low is not None
-        assert self.high is not None
-        return self.low, self.high
-
-
-@dataclass(frozen=True, slots=True)
 class Variant:
     """A whole change by name.
 
@@ -121,7 +89,9 @@ class StudyConfig:
         search: every combination (`grid`), or `num_trials` of them at `random` or by `optuna`.
         num_trials: for `random` and `optuna`.
         scheduler: `asha` ends trials early that do badly by `figure`; it must then be a file of a
-            line for each evaluation.
+            line for each evaluation. `population` trains in generations, of which the best pass on
+            their weights (cluster/population.py); the first one is drawn at `random`.
+        population: for `population`.
         steps: the commands of a trial, one after the other.
         more: further overrides of all trials, COMMAND.KEY=VALUE.
         figure: what a trial is judged by. On a validation split: a test split that chooses is none.
@@ -138,7 +108,8 @@ class StudyConfig:
     repeats: tuple[str, ...] = ()
     search: Literal["grid", "random", "optuna"] = "grid"
     num_trials: int = 20
-    scheduler: Literal["none", "asha"] = "none"
+    scheduler: Literal["none", "asha", "population"] = "none"
+    population: PopulationConfig = field(default_factory=PopulationConfig)
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -168,6 +139,8 @@ class StudyConfig:
                 f"study.scheduler=asha: {self.figure.file} has one figure, at the end; name a "
                 ".jsonl"
             )
+        if self.scheduler == "population":
+            _check_population(self, keys)
 
 
 def _check_values(parameter: Parameter, search: str) -> None:
@@ -178,6 +151,26 @@ def _check_values(parameter: Parameter, search: str) -> None:
         raise ValueError(
             f"study.parameters: {parameter.key} has values {list(parameter.values)}, low {low}, "
             f"high {high}; values{range_too} are needed"
+        )
+
+
+def _check_population(study: StudyConfig, keys: Sequence[str]) -> None:
+    """Refuse what no population can have; its members begin from each other's checkpoints."""
+    if study.search != "random":
+        raise ValueError(
+            f"study.scheduler=population: draws its first generation, and no search={study.search} "
+            "does; set study.search=random"
+        )
+    if study.steps[0].command != "pretrain" or study.variants or study.repeats:
+        raise ValueError(
+            "study.scheduler=population: its first command must be pretrain, and it has neither "
+            "variants nor repeats: members of a population are not independent of each other"
+        )
+    changeable = [f"pretrain.{key}" for key in CHANGEABLE]
+    if fixed := [key for key in keys if key not in changeable]:
+        raise ValueError(
+            f"study.scheduler=population: {', '.join(fixed)} cannot change in the midst of a run; "
+            f"these can: {', '.join(changeable)}"
         )
 
 
@@ -195,7 +188,7 @@ def points(study: StudyConfig) -> Iterator[Settings]:
         case "random":
             dice, parameters = np.random.default_rng(study.seed), choices_of(study)
             for _ in range(study.num_trials):
-                yield spread(parameters, [_draw(parameter, dice) for parameter in parameters])
+                yield spread(parameters, [draw(parameter, dice) for parameter in parameters])
         case "optuna":
             raise ConfigError("study.search=optuna: its trials follow from results")
 
@@ -205,23 +198,6 @@ def choices_of(study: StudyConfig) -> list[Parameter]:
     names = tuple(variant.name for variant in study.variants)
     variants = [Parameter(VARIANT, names)] if names else []
     return [*variants, *study.parameters]
-
-
-def _draw(parameter: Parameter, dice: np.random.Generator) -> Value:
-    if parameter.values:
-        return parameter.values[int(dice.integers(len(parameter.values)))]
-    low, high = parameter.bounds
-    if parameter.log:
-        drawn = float(np.exp(dice.uniform(np.log(low), np.log(high))))
-    else:
-        drawn = float(dice.uniform(low, high))
-    return round(drawn) if isinstance(low, int) and isinstance(high, int) else drawn
-
-
-def spread(parameters: Sequence[Parameter], values: Iterable[Value]) -> dict[str, Value]:
-    """Give the settings of a trial: of each key its own value."""
-    pairs = zip(parameters, values, strict=True)
-    return {key: value for parameter, value in pairs for key in parameter.keys}
 
 
 def trial_id(study: StudyConfig, settings: Settings) -> str:
@@ -251,7 +227,7 @@ def commands_of(study: StudyConfig, settings: Settings, folder: str) -> list[lis
             for override in [
                 *study.more,
                 *_of_variant(study, settings),
-                *(f"{key}={_as_override(value)}" for key, value in settings.items()),
+                *(f"{key}={_as_override(value, folder)}" for key, value in settings.items()),
             ]
             if override.partition(".")[0] == step.command
         ]
@@ -265,12 +241,14 @@ def _of_variant(study: StudyConfig, settings: Settings) -> tuple[str, ...]:
     return named[str(settings[VARIANT])] if named else ()
 
 
-def _as_override(value: Value) -> str:
+def _as_override(value: Value, folder: str) -> str:
     match value:
         case bool():
             return str(value).lower()
-        case str() if not _PLAIN.fullmatch(value):
-            return json.dumps(value)  # quoted, as Hydra reads it
+        case str():
+            filled = value.replace(TRIAL, folder)
+            # Quoted as Hydra reads it, where it is not plain.
+            return filled if _PLAIN.fullmatch(filled) else json.dumps(filled)
         case _:
             return str(value)
 

@@ -1,11 +1,13 @@
 """What does Ray Tune know of a study? Space, searcher, scheduler; and what it ended early."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from cluster.compose import ConfigError
-from cluster.study import Parameter, Settings, StudyConfig, choices_of, points, spread, trial_id
+from cluster.parameter import Parameter, Settings, spread
+from cluster.study import StudyConfig, choices_of, points, trial_id
 from cluster.trial import TrialResult, keep_result, load_result
 
 # The name of a trial's figure, as Tune has it.
@@ -13,17 +15,42 @@ METRIC = "figure"
 _POINT = "point"
 
 
-def search(study: StudyConfig) -> tuple[dict[str, Any], Any, int]:
-    """Give Tune's space, its searcher and how many samples to take of it.
+@dataclass(frozen=True, slots=True)
+class Search:
+    """What Tune is asked to run.
+
+    Attributes:
+        space: Tune's.
+        searcher: Tune's; None for its own.
+        num_samples: how many to take of the space.
+    """
+
+    space: dict[str, Any]
+    searcher: Any
+    num_samples: int
+
+
+@dataclass(frozen=True, slots=True)
+class Tried:
+    """A trial that Tune has run.
+
+    Attributes:
+        settings: its own.
+        error: what ended it, as Tune has it; "" for nothing.
+    """
+
+    settings: dict[str, Any]
+    error: str
+
+
+def search(study: StudyConfig) -> Search:
+    """Give what Tune is to search.
 
     Raises:
         ConfigError: the searcher is not installed.
     """
-    from ray import tune
-
     if study.search != "optuna":
-        unique = {trial_id(study, settings): dict(settings) for settings in points(study)}
-        return {_POINT: tune.grid_search(list(unique.values()))}, None, 1
+        return given(study, list(points(study)))
     try:
         from optuna.samplers import TPESampler
         from ray.tune.search.optuna import OptunaSearch
@@ -32,7 +59,15 @@ def search(study: StudyConfig) -> tuple[dict[str, Any], Any, int]:
             "study.search=optuna: optuna is not installed; pip install 'picpoint[tune]'"
         ) from error
     space = {parameter.key: _domain(parameter) for parameter in choices_of(study)}
-    return space, OptunaSearch(sampler=TPESampler(seed=study.seed)), study.num_trials
+    return Search(space, OptunaSearch(sampler=TPESampler(seed=study.seed)), study.num_trials)
+
+
+def given(study: StudyConfig, settings: Sequence[Settings]) -> Search:
+    """Have Tune run trials that are known beforehand, each once."""
+    from ray import tune
+
+    unique = {trial_id(study, each): dict(each) for each in settings}
+    return Search({_POINT: tune.grid_search(list(unique.values()))}, None, 1)
 
 
 def _domain(parameter: Parameter) -> Any:  # noqa: ANN401 - of Ray

@@ -15,20 +15,13 @@ mpl.use("agg")
 from matplotlib.figure import Figure as Drawing
 
 from cluster.compose import ConfigError
-from cluster.study import Settings, StudyConfig, Value, varied_keys
-from cluster.trial import TrialResult
+from cluster.parameter import Settings, Value
+from cluster.population_table import draw_population, format_population, last_generation
+from cluster.study import StudyConfig, varied_keys
+from cluster.trial_row import TrialRow
 from picpoint.publish import publish_bytes, publish_text
 
 RESULTS_FILE, TABLE_FILE, PLOT_FILE = "study.json", "study.md", "study.svg"
-
-
-@dataclass(frozen=True, slots=True)
-class TrialRow:
-    """One trial of a study."""
-
-    trial: str
-    settings: dict[str, Value]
-    result: TrialResult
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +49,8 @@ class StudyRecord:
 
     Attributes:
         study: what was asked.
-        table: its rows, best first.
-        trials: all of them.
+        table: its rows, best first; of a population those of the last generation.
+        trials: all of them; of a population, generation by generation.
         commit: of the code that ran.
     """
 
@@ -129,7 +122,8 @@ def write_study(
         out: folder of the study.
         facts: what else a reader must know: commit, versions, machine.
     """
-    rows = tabulate(study, trials)
+    is_population = study.scheduler == "population"
+    rows = tabulate(study, last_generation(trials) if is_population else trials)
     record = {
         "study": asdict(study),
         "table": [asdict(row) for row in rows],
@@ -137,8 +131,10 @@ def write_study(
         **facts,
     }
     publish_text(json.dumps(record, indent=1) + "\n", out / RESULTS_FILE)
-    publish_text(format_table(study, rows), out / TABLE_FILE)
-    publish_bytes(draw(study, rows), out / PLOT_FILE)
+    told = format_population(study, trials) if is_population else format_table(study, rows)
+    drawn = draw_population(study, trials) if is_population else draw(study, rows)
+    publish_text(told, out / TABLE_FILE)
+    publish_bytes(drawn, out / PLOT_FILE)
 
 
 def format_table(study: StudyConfig, rows: Sequence[TableRow]) -> str:

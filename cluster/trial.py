@@ -6,6 +6,7 @@ TRIAL/result.json      how it ended: the figure, or the reason why there is none
 """
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -17,7 +18,8 @@ from typing import Literal, TextIO
 
 from pydantic import TypeAdapter, ValidationError
 
-from cluster.study import Settings, StudyConfig, commands_of, read_figure
+from cluster.parameter import Settings
+from cluster.study import StudyConfig, commands_of, read_figure
 from picpoint.publish import publish_text
 
 _TRIAL_FILE, _LOG_FILE, RESULT_FILE = "trial.json", "log.txt", "result.json"
@@ -98,6 +100,9 @@ def run_trial(
     seconds = time.monotonic() - started
     if not figures:
         reason = f"{study.figure.file}: not there after the last command"
+        return keep_result(folder, TrialResult("failed", None, seconds, reason))
+    if not math.isfinite(figures[-1]):
+        reason = f"{study.figure.title} is {figures[-1]} after the last command"
         return keep_result(folder, TrialResult("failed", None, seconds, reason))
     # Kept before the last figure is told: a scheduler that ends it for that ends what is done.
     result = keep_result(folder, TrialResult("done", figures[-1], seconds))

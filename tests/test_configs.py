@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 
 import configs
 from cluster.app import _COMMANDS, main
-from cluster.compose import ConfigError, compose_config, flatten, load_job
+from cluster.compose import ConfigError, compose_config, flatten, load_job, quote_elements
 from picpoint.encoders.dgcnn import DgcnnConfig
 from picpoint.encoders.pointnext import POINTNEXT_B, POINTNEXT_L, POINTNEXT_S, POINTNEXT_XL
 
@@ -156,6 +156,40 @@ def test_keys_of_the_chosen_point_encoder_can_be_set() -> None:
             job_class("pretrain"),
             compose_config("pretrain", [*overrides, "point_encoder.width=wide"]),
         )
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ("study.more=[pretrain.epochs=20]", ("pretrain.epochs=20",)),
+        (
+            "study.more=[pretrain.epochs=20, pretrain.point_encoder.widths=[8,8]]",
+            ("pretrain.epochs=20", "pretrain.point_encoder.widths=[8,8]"),
+        ),
+        (
+            "study.more=['pretrain.epochs=20',\"pretrain.seed=1\"]",
+            ("pretrain.epochs=20", "pretrain.seed=1"),
+        ),
+        ('study.more=[pretrain.out="a, (b)"]', ('pretrain.out="a, (b)"',)),
+        ("study.more=[]", ()),
+    ],
+)
+def test_a_list_of_overrides_is_written_as_it_is_meant(
+    written: str, meant: tuple[str, ...]
+) -> None:
+    job = load_job(job_class("tune"), compose_config("tune", [*REQUIRED["tune"], written]))
+    assert job.study.more == meant
+
+
+def test_lists_of_other_things_are_left_as_they_are() -> None:
+    written = (
+        "study.parameters=[{key: pretrain.seed, values: [0, 1]}]",
+        "study.variants=[{name: a, overrides: ['pretrain.seed=1']}]",
+        "data.train=[Area_1,Area_2]",
+        "probe.every=3",
+        "capture.rig.names=[ring_12_-22.5deg]",
+    )
+    assert tuple(map(quote_elements, written)) == written
 
 
 def test_rigs_need_no_quotes() -> None:

@@ -29,8 +29,8 @@ def test_every_benchmark_has_a_recipe_for_both_encoders() -> None:
         for data in ("modelnet40", "shapenetpart", *scans)
         for encoder in ("dgcnn", "pointnext_s")
     ]
-    # DGCNN is published on blocks, of which no recipe is told whole.
-    assert sorted(RECIPES) == sorted([*both, "s3dis_rooms_pointnext_s"])
+    # DGCNN is published on blocks of rooms, PointNeXt on whole ones.
+    assert sorted(RECIPES) == sorted([*both, "s3dis_blocks_dgcnn", "s3dis_rooms_pointnext_s"])
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -43,8 +43,8 @@ def test_a_recipe_composes_and_names_its_source_and_its_data(name: str) -> None:
     assert prepared in DATASET_NAMES
     assert prepared.startswith(name.removesuffix(f"_{job.point_encoder.name}"))
     assert f"picpoint data prepare {prepared}" in told
-    task = {"shapenetpart": "parts", "s3dis_rooms": "scenes"}.get(name.partition("_point")[0])
-    assert job.task == (task or ("parts" if "part" in name else "classify"))
+    task = {"shapenetpart": "parts", "s3dis": "scenes"}.get(name.partition("_")[0])
+    assert job.task == (task or "classify")
 
 
 def test_a_recipe_can_be_changed_and_chosen_in_hydra_s_own_way() -> None:

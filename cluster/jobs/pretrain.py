@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from cluster.compose import ConfigError
 from cluster.record import done_stage, keep_or_start
 from cluster.run_cost import bytes_of_shape, pretrain_cost
 from cluster.runtime import RuntimeConfig, absolute_place, resume_from
@@ -101,7 +102,7 @@ def describe(job: PretrainJob) -> list[str]:
         f"read   {len(selection)} of {manifest.num_samples} shapes from {job.data.shards} "
         f"({manifest.num_samples - len(selection)} held out)",
         f"train  {job.point_encoder.name} from {job.image_encoder.name}, "
-        f"{job.epochs} epochs of {plan.batches_per_epoch} steps, global batch "
+        f"{_epochs(job)} of {plan.batches_per_epoch} steps, global batch "
         f"{job.global_batch} as {' + '.join(map(str, rows))} over {_num_ranks(job)} ranks "
         f"({job.runtime.name})",
         pretrain_cost(job, len(selection), bytes_of_shape(manifest.row(0).members, job)).line,
@@ -117,6 +118,11 @@ def describe(job: PretrainJob) -> list[str]:
     ]
 
 
+def _epochs(job: PretrainJob) -> str:
+    pauses = job.last_epoch < job.epochs
+    return f"{job.last_epoch} of {job.epochs} epochs" if pauses else f"{job.epochs} epochs"
+
+
 def _num_ranks(job: PretrainJob) -> str:
     runtime = job.runtime
     return f"at most {runtime.max_workers}" if runtime.is_elastic else str(runtime.num_workers)
@@ -126,6 +132,7 @@ def run(job: PretrainJob) -> None:
     """Train until the end or until Ctrl-C, which leaves a checkpoint to continue from.
 
     Raises:
+        ConfigError: the run would pause before where it begins.
         KeyboardInterrupt: the run was stopped; its checkpoint is written.
         CheckpointError, ClaimError, ProbeError, ShardError, MissingWeightsError,
             NonFiniteLossError: as `pretrain`.
@@ -139,6 +146,11 @@ def run(job: PretrainJob) -> None:
     check_owner(job.checkpoints_of(out), owner_of(out, job.checkpoints))
     is_done = done_stage(job.out, "pretrain") is not None
     resumed_at = 0 if is_done else _resumed_at(job, plan)
+    if resumed_at > job.last_epoch * plan.batches_per_epoch:
+        raise ConfigError(
+            f"pause_after={job.pause_after}: the checkpoint that the run would go on from is of "
+            f"step {resumed_at}, {plan.batches_per_epoch} an epoch; pause later"
+        )
     stage = keep_or_start(job.out, "pretrain", job, plan.digest, moot=_MOOT)
     if stage.kept:
         return
@@ -168,7 +180,8 @@ def _resumed_at(job: PretrainJob, plan: ReadPlan) -> int:
     found = own_checkpoint(job.checkpoints_of(Path(job.out)), job.resume_from)
     if found is None and job.resume_from not in ("auto", "never"):
         settings = declared_settings(job.training, plan)
-        found = named_checkpoint(job.resume_from, settings, may_differ=FOUND_OUT)
+        may_differ = (*FOUND_OUT, *job.resume_changes)
+        found = named_checkpoint(job.resume_from, settings, may_differ)
     return 0 if found is None else found.state["samples_seen"] // job.global_batch
 
 

@@ -16,7 +16,7 @@ from picpoint.encoders.dgcnn import Dgcnn
 from picpoint.encoders.pointnext import PointNext
 from picpoint.evaluate.cloud_features import calibrate_on_clouds, encode_clouds
 from picpoint.evaluate.few_shot_tuned import Clouds, TunedConfig, few_shot_tuned
-from picpoint.evaluate.frozen import FrozenConfig, Solver
+from picpoint.evaluate.frozen import FrozenConfig, Solver, draw_episodes
 from picpoint.evaluate.frozen_result import (
     FROZEN_FILE,
     FrozenResult,
@@ -92,6 +92,8 @@ def run(job: ProbeJob) -> None:
         EncoderFileError, CheckpointError: there is no encoder.
     """
     dataset, split = _open(job)
+    # Before anything is written: a record of this job would stand in the way of its mending.
+    draw_episodes(dataset.labels[split.train], dataset.labels[split.evaluated], job.frozen)
     pretrained = read_pretrained(job.weights)
     inputs = f"{dataset.reader.manifest.digest} {pretrained.sha256}"
     stage = keep_or_start(job.out, "probe", job, inputs, moot=("out", "eval_batch", "weights"))

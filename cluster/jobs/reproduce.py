@@ -56,7 +56,10 @@ class ReproduceJob:
         clouds: folder or URL under which labelled data sets lie, each named as picpoint data
             prepare names it.
         encoder: which point encoder.
-        training: overrides of every pretrain and finetune, as runtime.num_workers=8.
+        training: overrides of every pretrain and finetune, as precision=fp32.
+        more: overrides of all steps of a command, or of one step by its name, as
+            pretrain.runtime.num_workers=8 (fine-tuning, of two ghost batches a step, has room for
+            two) or s3dis.epochs=300.
     """
 
     name: str
@@ -68,11 +71,27 @@ class ReproduceJob:
     clouds: str
     encoder: Encoder
     training: tuple[str, ...] = ()
+    more: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         names = [step.name for step in self.steps]
         if not names or len(set(names)) < len(names):
             raise ValueError(f"steps {names}: at least one is needed, and each name once")
+        commands = {step.command for step in self.steps}
+        for override in self.more:
+            if override.partition(".")[0] not in {*commands, *names}:
+                raise ValueError(
+                    f"more: {override!r} begins with no command and no step; write "
+                    f"COMMAND.KEY=VALUE ({', '.join(sorted(commands))}) or STEP.KEY=VALUE "
+                    f"({', '.join(names)})"
+                )
+
+    def overrides_of(self, step: ExperimentStep) -> list[str]:
+        """Give all overrides of a step; those that are told last win."""
+        is_training = step.command in ("pretrain", "finetune")
+        told = (override.partition(".") for override in self.more)
+        own = [rest for whose, _, rest in told if whose in (step.command, step.name)]
+        return [*step.overrides, *(self.training if is_training else ()), *own]
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,8 +138,7 @@ def _steps(job: ReproduceJob) -> Iterator[_Step]:
     for step in job.steps:
         if step.encoders and job.encoder not in step.encoders:
             continue
-        is_training = step.command in ("pretrain", "finetune")
-        overrides = [*step.overrides, *(job.training if is_training else ())]
+        overrides = job.overrides_of(step)
         try:
             module, loaded = load_command(step.command, compose_config(step.command, overrides))
         except ConfigError as error:

@@ -179,14 +179,9 @@ def few_shot(train: FeatureSet, test: FeatureSet, config: FrozenConfig) -> list[
         ProbeError: there are fewer classes or clouds than a task takes.
     """
     scores: list[FewShotScore] = []
-    for ways in config.ways if config.trials else ():
-        for shots in config.shots:
-            tasks = [
-                draw_episode(train.labels, test.labels, config, ways, shots, trial)
-                for trial in range(config.trials)
-            ]
-            found = [_name_queries(train, test, config, task) for task in tasks]
-            scores.append(score_of(ways, shots, found))
+    for (ways, shots), tasks in draw_episodes(train.labels, test.labels, config).items():
+        found = [_name_queries(train, test, config, task) for task in tasks]
+        scores.append(score_of(ways, shots, found))
     return scores
 
 
@@ -209,6 +204,26 @@ class Episode:
     classes: tuple[int, ...]
     support: Int64[np.ndarray, " s"]
     queries: Int64[np.ndarray, " q"]
+
+
+def draw_episodes(
+    train_labels: Int64[np.ndarray, " n"],
+    test_labels: Int64[np.ndarray, " m"],
+    config: FrozenConfig,
+) -> dict[tuple[int, int], list[Episode]]:
+    """Draw all few-shot tasks of a config, by their ways and shots.
+
+    Raises:
+        ProbeError: there are fewer classes or clouds than one takes.
+    """
+    return {
+        (ways, shots): [
+            draw_episode(train_labels, test_labels, config, ways, shots, trial)
+            for trial in range(config.trials)
+        ]
+        for ways in (config.ways if config.trials else ())
+        for shots in config.shots
+    }
 
 
 def draw_episode(

@@ -26,6 +26,8 @@ class Trial:
         figure: None where there is none.
         seconds: that it took.
         reason: of a failure.
+        generation: of a population, from 1; 0 for other trials.
+        parent: trial of a population that it goes on from; "" for none.
     """
 
     name: str
@@ -34,6 +36,8 @@ class Trial:
     figure: float | None
     seconds: float
     reason: str
+    generation: int = 0
+    parent: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,9 +70,10 @@ class Study:
         figure: what a trial is judged by.
         keys: of what varied, without repeats.
         repeats: keys that trials are averaged over.
-        rows: the table, best first.
+        rows: the table, best first; of a population those of the last generation.
         trials: all of them.
         commit: of the code that ran.
+        lineage: of a population: names of the best member and all that it came from, these first.
     """
 
     name: str
@@ -80,6 +85,7 @@ class Study:
     rows: tuple[StudyRow, ...]
     trials: tuple[Trial, ...]
     commit: str
+    lineage: tuple[str, ...] = ()
 
 
 def study_sections(studies: Sequence[Study]) -> list[Section]:
@@ -88,16 +94,16 @@ def study_sections(studies: Sequence[Study]) -> list[Section]:
 
 
 def _section(study: Study, place: int) -> Section:
-    blocks: list[Block] = []
-    if chart := sweep_chart(study):
-        blocks.append(chart)
-    blocks.append(_table_of(study))
+    is_population = any(trial.generation for trial in study.trials)
+    blocks = _of_population(study) if is_population else _of_search(study)
     failed = [trial for trial in study.trials if trial.state == "failed"]
     if failed:
         blocks.append(_failures(failed, study))
     else:
         blocks.append(Paragraph("No trial failed."))
     over = f", mean and deviation over {', '.join(study.repeats)}" if study.repeats else ""
+    if is_population:
+        over = f", in {max(trial.generation for trial in study.trials)} generations"
     early = sum(trial.state == "stopped" for trial in study.trials)
     stopped = f", {early} of them ended early by the scheduler" if early else ""
     lead = (
@@ -106,6 +112,72 @@ def _section(study: Study, place: int) -> Section:
     )
     anchor = "study" if place == 0 else f"study-{place + 1}"
     return Section(anchor, f"Study: {study.name}", lead, tuple(blocks))
+
+
+def _of_search(study: Study) -> list[Block]:
+    chart = sweep_chart(study)
+    return [*([chart] if chart else []), _table_of(study)]
+
+
+def _of_population(study: Study) -> list[Block]:
+    """Show a population: its growth, what the best was trained with, and all members."""
+    by_name = {trial.name: trial for trial in study.trials}
+    line = [by_name[name] for name in study.lineage]
+    chart = population_chart(study, line)
+    told = [_members(f"{study.name}: the line of the best member", line, study)] if line else []
+    everyone = _members(f"{study.name}: all members", study.trials, study)
+    return [*([chart] if chart else []), *told, everyone]
+
+
+def _members(title: str, trials: Sequence[Trial], study: Study) -> Table:
+    columns = [
+        Column("Generation", is_number=True),
+        *(Column(_title(key)) for key in study.keys),
+        Column("Figure", is_number=True),
+        Column("Trial"),
+        Column("Parent"),
+    ]
+    rows = [
+        [
+            number(trial.generation),
+            *(_setting(_get(trial.settings, key)) for key in study.keys),
+            number(trial.figure, 4),
+            word(trial.name),
+            word(trial.parent),
+        ]
+        for trial in trials
+    ]
+    return table(title, columns, rows, "A member goes on from the weights of its parent.")
+
+
+def population_chart(study: Study, line: Sequence[Trial]) -> PlaneChart | None:
+    """Draw the figures over the generations, and the line of the best; None where all failed.
+
+    Args:
+        study: of a population.
+        line: the best member and all that it came from.
+    """
+    dots = tuple(
+        Dot(float(trial.generation), trial.figure, f"{trial.figure:.4f}: {_told(trial)}")
+        for trial in study.trials
+        if trial.figure is not None
+    )
+    if not dots:
+        return None
+    means = tuple(
+        Mean(float(trial.generation), trial.figure, 0.0, f"{trial.figure:.4f}: {_told(trial)}")
+        for trial in line
+        if trial.figure is not None
+    )
+    series = [DotSeries("members", 0, dots, is_faint=True)]
+    series += [DotSeries("line of the best", 1, means=means)] if means else []
+    best = f"; the best of the last has {means[-1].y:.4f}" if means else ""
+    summary = f"{study.figure} over generations: {len(dots)} members{best}; the table has them all."
+    return plane_chart(study.question, "generation", study.figure, series, summary)
+
+
+def _told(trial: Trial) -> str:
+    return ", ".join(f"{name}={value}" for name, value in trial.settings.items())
 
 
 def _table_of(study: Study) -> Table:
@@ -137,7 +209,7 @@ def _failures(failed: Sequence[Trial], study: Study) -> Table:
     rows = [
         [
             word(trial.name),
-            word(", ".join(f"{key}={value}" for key, value in trial.settings.items())),
+            word(_told(trial)),
             word(trial.reason),
         ]
         for trial in failed
@@ -177,8 +249,8 @@ def sweep_chart(study: Study) -> PlaneChart | None:
 
 def _dot(trial: Trial, key: str, is_number: bool) -> Dot:
     assert trial.figure is not None
-    told = ", ".join(f"{name}={value}" for name, value in trial.settings.items())
-    return Dot(_place(trial.settings, key, is_number), trial.figure, f"{trial.figure:.4f}: {told}")
+    told = f"{trial.figure:.4f}: {_told(trial)}"
+    return Dot(_place(trial.settings, key, is_number), trial.figure, told)
 
 
 def _mean(row: StudyRow, key: str, is_number: bool) -> Mean:

@@ -43,7 +43,7 @@ from picpoint.train.settings import (
     rows_of_ranks,
     run_settings,
 )
-from picpoint.train.state import initial_state
+from picpoint.train.state import initial_state, set_rules
 from picpoint.train.step import Run, Totals, train_step
 from picpoint.train.stop import stop_wanted
 from shards.reader import PAIRING, ShardReader
@@ -101,9 +101,9 @@ def pretrain(
         departures = Departures(notice)
         started, waited_s, num_corrupt = time.perf_counter(), 0.0, 0
         stopped = warned = False
-        if step == run.total_steps and run.rank == 0:
+        if step >= run.last_step and run.rank == 0:
             writer.save(step, state.state_dict())  # begun from a finished run: it is here, too
-        while step < run.total_steps and not stopped:
+        while step < run.last_step and not stopped:
             if probe is not None and config.is_probe_due(state.samples_seen):
                 probe.offer(state.model.point_encoder, step, state.samples_seen)
             asked = time.perf_counter()
@@ -115,7 +115,7 @@ def pretrain(
             step += 1
             num_corrupt += totals.num_corrupt
             stopped = totals.stop
-            last = stopped or step == run.total_steps
+            last = stopped or step == run.last_step
             report = None
             if last or step % config.log_every == 0:
                 health = measure_embeddings(embeddings, run.rows_per_rank)
@@ -166,7 +166,8 @@ def _open_run(config: PretrainConfig, run_dir: Path, device: torch.device, resum
     widths = (image.local_width, image.pooled_width)
     scaler = gradient_scaler(precision, device)
     state = initial_state(config.model, config.optim, widths, config.seed, device, scaler)
-    restore(state, config.checkpoints_of(run_dir), settings, resume)
+    restore(state, config.checkpoints_of(run_dir), settings, resume, config.resume_changes)
+    set_rules(state.optimizer, config.optim)  # a checkpoint brings those that it was made with
     check_same_position(state.samples_seen, run_dir, device)
     batches = training_batches(
         reader,
@@ -190,6 +191,7 @@ def _open_run(config: PretrainConfig, run_dir: Path, device: torch.device, resum
         rank=rank,
         rows_per_rank=rows_of_ranks(plan, config.ghost_batch, ranks),
         total_steps=config.epochs * plan.batches_per_epoch,
+        last_step=config.last_epoch * plan.batches_per_epoch,
         device=device,
         precision=precision,
         run_dir=run_dir,
@@ -221,7 +223,7 @@ def _report(
         num_corrupt=pace.num_corrupt,
         samples_per_s=pace.num_steps * global_batch / pace.elapsed_s,
         data_wait=pace.waited_s / pace.elapsed_s,
-        eta_s=(run.total_steps - step) * pace.elapsed_s / pace.num_steps,
+        eta_s=(run.last_step - step) * pace.elapsed_s / pace.num_steps,
     )
 
 

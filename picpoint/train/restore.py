@@ -18,7 +18,11 @@ logger = logging.getLogger(__name__)
 
 
 def restore(
-    state: TrainState[Any], folder: str | Path, settings: Mapping[str, Any], resume: str
+    state: TrainState[Any],
+    folder: str | Path,
+    settings: Mapping[str, Any],
+    resume: str,
+    may_differ: Collection[str] = (),
 ) -> None:
     """Bring a new state to where its run was, or where another one ended.
 
@@ -29,6 +33,7 @@ def restore(
         resume: `auto` for the newest whole checkpoint of `folder`, where there is one; `never` for
             none; else a checkpoint's file, or a folder of checkpoints, to begin from while `folder`
             holds none.
+        may_differ: names of settings that may be others than those of a checkpoint so named.
 
     Raises:
         CheckpointError: checkpoints stand in `folder` and none is wanted; the one named is missing
@@ -43,7 +48,7 @@ def restore(
             "`checkpoints` if you have set one, for a new run",
         )
     elif resume not in ("auto", "never"):
-        found = named_checkpoint(resume, settings)
+        found = named_checkpoint(resume, settings, may_differ)
     if found is None:
         return
     take_over(state, found)
@@ -94,7 +99,8 @@ def named_checkpoint(
         found,
         settings,
         "a run goes on from a checkpoint only with the settings that it was made with: take them "
-        "over, name a checkpoint of these settings, or begin with new weights by resume=auto",
+        "over, name a checkpoint of these settings, or begin with new weights by resume=auto "
+        "(pre-training: a few may change, where resume_changes names them)",
         may_differ,
     )
     return found

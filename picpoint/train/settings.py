@@ -43,6 +43,17 @@ _MOOT = (
     "probe.per_class",
     "probe.penalty",
     "probe.threads",
+    "pause_after",
+    "resume_changes",
+)
+
+# What a run that begins from another's checkpoint may have otherwise, where `resume_changes` says
+# so: a step reads these anew each time, and nothing in the state has their shape or remembers them.
+CHANGEABLE = (
+    *("optim.lr", "optim.min_lr", "optim.weight_decay", "optim.momentum"),
+    *("loss.local_weight", "loss.pooled_weight", "loss.temperature"),
+    *("data.augment.rotation", "data.augment.scale_min", "data.augment.scale_max"),
+    *("data.augment.shift", "data.augment.jitter"),
 )
 
 # Settings that a rank finds out: what `auto` comes to there, and whose features teach.
@@ -80,6 +91,10 @@ class PretrainConfig:
             (picpoint/train/claim.py); a folder of the run's own if empty.
         keep_checkpoints: how many of the newest are kept.
         milestone_every: steps whose checkpoints are made and kept for good; 0 for none.
+        pause_after: epochs after which this run ends, though its schedule is one of all `epochs`;
+            0 for the end. Another run goes on from its checkpoint.
+        resume_changes: settings, of `CHANGEABLE`, that may be others than those of the checkpoint
+            that a run begins from.
         probe: how the run is probed while it goes on.
     """
 
@@ -100,6 +115,8 @@ class PretrainConfig:
     checkpoints: str = ""
     keep_checkpoints: int = 3
     milestone_every: int = 0
+    pause_after: int = 0
+    resume_changes: tuple[str, ...] = ()
     probe: OnlineProbeConfig = field(default_factory=OnlineProbeConfig)
 
     def __post_init__(self) -> None:
@@ -121,6 +138,12 @@ class PretrainConfig:
             )
         if self.milestone_every < 0:
             raise ValueError(f"milestone_every={self.milestone_every}: must be 0 or more")
+        if not 0 <= self.pause_after <= self.epochs:
+            raise ValueError(
+                f"pause_after={self.pause_after}: must be 0, or epochs after which to end, at most "
+                f"epochs={self.epochs}"
+            )
+        self._check_changes()
         if self.global_batch % self.ghost_batch:
             raise ValueError(
                 f"global_batch={self.global_batch}: must be a multiple of "
@@ -141,6 +164,23 @@ class PretrainConfig:
                 f"loss.group_size={self.loss.group_size}: must divide ghost_batch="
                 f"{self.ghost_batch}, so that no group is spread over ranks"
             )
+
+    def _check_changes(self) -> None:
+        if fixed := [name for name in self.resume_changes if name not in CHANGEABLE]:
+            raise ValueError(
+                f"resume_changes: {', '.join(fixed)} cannot change in the midst of a run; these "
+                f"can: {', '.join(CHANGEABLE)}"
+            )
+        if "loss.temperature" in self.resume_changes and self.loss.learn_temperature:
+            raise ValueError(
+                "resume_changes: loss.temperature is where a temperature that is learnt begins, "
+                "and is not looked at again; set loss.learn_temperature=false"
+            )
+
+    @property
+    def last_epoch(self) -> int:
+        """How many epochs are over when this run ends."""
+        return self.pause_after or self.epochs
 
     def checkpoints_of(self, run_dir: Path) -> str:
         """Tell where the checkpoints of a run lie."""

@@ -179,6 +179,14 @@ def _optimizer(parameters: list[nn.Parameter], optim: OptimConfig) -> torch.opti
             )
 
 
+def set_rules(optimizer: torch.optim.Optimizer, optim: OptimConfig) -> None:
+    """Give an optimiser the rules of a config, other than the rate, which each step sets."""
+    for group in optimizer.param_groups:
+        group["weight_decay"] = optim.weight_decay
+        if optim.algorithm == "sgd":
+            group["momentum"] = optim.momentum
+
+
 def learning_rate(optim: OptimConfig, progress: float) -> float:
     """Give the learning rate at a share (0..1) of the run: linear warm-up, then what falls."""
     if progress < optim.warmup_fraction:

@@ -46,7 +46,8 @@ class Run:
     """What a step needs and no step changes, but for the state.
 
     The claim on the folder of checkpoints, and the shapes to probe on where any are, are rank 0's,
-    which writes checkpoints and probes.
+    which writes checkpoints and probes. The schedule is one of `total_steps`; the run ends at
+    `last_step`, before that where it is to pause.
     """
 
     config: PretrainConfig
@@ -60,6 +61,7 @@ class Run:
     rank: int
     rows_per_rank: tuple[int, ...]
     total_steps: int
+    last_step: int
     device: torch.device
     precision: ResolvedPrecision
     run_dir: Path

@@ -101,18 +101,18 @@ def saved_bytes(encoder: nn.Module, points: Float[Tensor, "B N 3"]) -> int:
     return sum(each.untyped_storage().nbytes() for each in kept.values()) // len(points)
 
 
-def parts_flops(segmenter: DgcnnSegmenter | PointNextSegmenter, num_points: int) -> int:
-    """Count the FLOPs of a network that tells parts, of one cloud forward, in the usual form.
+def segmenter_flops(segmenter: DgcnnSegmenter | PointNextSegmenter, num_points: int) -> int:
+    """Count the FLOPs of a network that labels points, of one cloud forward, in the usual form.
 
     Args:
-        segmenter: for parts; may be on the meta device.
+        segmenter: for parts or scenes; may be on the meta device.
         num_points: points of the cloud.
     """
     match segmenter:
         case DgcnnSegmenter():
             edges = num_points * segmenter.config.num_neighbours
             convs, maps = list(segmenter.edge_convs), [segmenter.linear, *segmenter.linears]
-            once = [segmenter.category]
+            once = [segmenter.category] if segmenter.config.num_categories else []
             if (turn := segmenter.transformer) is not None:
                 convs.append(turn.edge_conv)
                 maps.append(turn.linears[0])
@@ -134,8 +134,9 @@ def parts_flops(segmenter: DgcnnSegmenter | PointNextSegmenter, num_points: int)
             )
             for count, layer in zip(points, segmenter.propagations, strict=False):
                 products += count * _matrix_size(layer)
-            for count, layer in zip(points[-2:], segmenter.cloud_maps, strict=True):
-                products += count * _matrix_size(layer)
+            if segmenter.config.num_categories:
+                for count, layer in zip(points[-2:], segmenter.cloud_maps, strict=True):
+                    products += count * _matrix_size(layer)
             return 2 * products
 
 

@@ -22,7 +22,7 @@ from s3_server import BUCKET, S3Server, s3_server
 from tiny_run import TINY_RUN
 
 from cluster.app import main
-from cluster.jobs.tune import leave_secrets_where_they_are
+from cluster.trials_on_ray import leave_secrets_where_they_are
 from picpoint.render.sources import CATALOGUE
 from shards.errors import UrlError
 from shards.remote import RemoteStore

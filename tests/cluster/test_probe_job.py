@@ -52,6 +52,16 @@ def probe(solids: Path, encoder: Path, out: Path, *more: str) -> int:
     return main(["probe", *where, *QUICK, *more])
 
 
+def test_too_few_clouds_for_a_task_are_told_before_anything_is_written(
+    solids: Path, encoder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The same command with the mended setting, in the same folder, is then no other one."""
+    assert probe(solids, encoder, tmp_path / "probe", "frozen.queries=5") == 6
+    assert "queries=5: a class has 4 clouds" in capsys.readouterr().err
+    assert not (tmp_path / "probe").exists()
+    assert probe(solids, encoder, tmp_path / "probe", "frozen.trials=0") == 0
+
+
 def test_features_of_solids_tell_them_apart(
     solids: Path, encoder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -96,10 +106,10 @@ def test_too_few_clouds_are_told(
 ) -> None:
     assert probe(solids, encoder, tmp_path / "p", "frozen.shots=[30]") == 6
     assert "shots=30: a class has 8 clouds" in capsys.readouterr().err
-    few = "data.label_share=0.1"
-    assert probe(solids, encoder, tmp_path / "q", few, "statistics=stored") == 6
+    few = ["data.label_share=0.1", "frozen.trials=0"]
+    assert probe(solids, encoder, tmp_path / "q", *few, "statistics=stored") == 6
     assert "one training cloud" in capsys.readouterr().err
-    assert probe(solids, encoder, tmp_path / "r", few) == 6
+    assert probe(solids, encoder, tmp_path / "r", *few) == 6
     assert "statistics=calibrated: 3 clouds" in capsys.readouterr().err
 
 

@@ -13,8 +13,9 @@ from cluster.jobs.pretrain import PretrainJob
 from cluster.record import keep_or_start
 from cluster.report_sources import find_sources
 from cluster.study import StudyConfig
-from cluster.study_table import TrialRow, write_study
+from cluster.study_table import write_study
 from cluster.trial import TrialResult
+from cluster.trial_row import TrialRow
 from picpoint.evaluate.frozen_result import write_frozen
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "report"))

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 
 from cluster.app import main
 from cluster.compose import ConfigError, compose_config, load_job
-from cluster.jobs.tune import TrialResources, TuneJob, max_concurrent
+from cluster.jobs.tune import TuneJob
+from cluster.parameter import Parameter
 from cluster.study import (
     Figure,
-    Parameter,
     Step,
     StudyConfig,
     Variant,
@@ -22,8 +22,10 @@ from cluster.study import (
     read_figure,
     trial_id,
 )
-from cluster.study_table import TrialRow, format_table, tabulate, write_study
+from cluster.study_table import format_table, tabulate, write_study
 from cluster.trial import TrialResult
+from cluster.trial_row import TrialRow
+from cluster.trials_on_ray import TrialResources, max_concurrent
 
 SHIPPED = sorted(path.stem for path in Path("configs/study").glob("*.yaml"))
 FIGURE = Figure("{trial}/figures.jsonl", "a.b", "max", "accuracy")

@@ -14,7 +14,8 @@ from tiny_run import TINY_RUN
 
 from cluster import trial as trial_module
 from cluster.app import main
-from cluster.study import Figure, Parameter, Step, StudyConfig, points, trial_id
+from cluster.parameter import Parameter
+from cluster.study import Figure, Step, StudyConfig, points, trial_id
 from cluster.study_on_tune import keeper_of_stopped
 from cluster.trial import TrialResult, keep_result, load_result, run_trial
 from tests.processes import is_running
@@ -78,6 +79,20 @@ def test_a_failed_trial_keeps_its_reason(shard_set: Path, tmp_path: Path) -> Non
     result = run_trial(asked, settings, tmp_path / "t", ["runtime=local"], print)
     assert (result.state, result.figure) == ("failed", None)
     assert "data.num_points=97" in result.reason
+    assert load_result(tmp_path / "t") == result
+
+
+def test_a_figure_that_is_no_number_is_a_failure_with_its_reason(
+    shard_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trial_module, "_ENTRY", "")
+    asked = study(shard_set)
+    (settings,) = points(asked)
+    (tmp_path / "t" / "run").mkdir(parents=True)
+    (tmp_path / "t" / "run" / "probes.jsonl").write_text('{"accuracy": 0.5}\n{"accuracy": NaN}\n')
+    result = run_trial(asked, settings, tmp_path / "t", [], lambda figure: None)
+    assert (result.state, result.figure) == ("failed", None)
+    assert "probe is nan" in result.reason
     assert load_result(tmp_path / "t") == result
 
 

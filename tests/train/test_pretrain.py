@@ -145,6 +145,49 @@ def test_a_checkpoint_of_other_settings_is_refused_and_the_setting_named(train) 
         train("run", resume="auto", global_batch=6)
 
 
+def test_a_run_that_pauses_and_another_that_goes_on_are_one(train, tmp_path) -> None:
+    whole = train("whole")
+    first = train("first", pause_after=1)
+    assert [report.step for report in first] == [1, 2, 3]
+    rest = train("rest", resume=str(tmp_path / "first"))
+    # The schedule is that of the whole, not of the part.
+    assert [report.lr for report in [*first, *rest]] == [report.lr for report in whole]
+    assert first[0].total_steps == whole[0].total_steps
+    assert_same_weights(tmp_path / "whole", tmp_path / "rest")
+
+
+def test_what_may_change_changes_where_a_run_goes_on(train, tiny_config, tmp_path) -> None:
+    whole = train("whole")
+    train("first", pause_after=2)
+    optim = dataclasses.replace(tiny_config.optim, lr=3e-3, weight_decay=0.5)
+    loss = dataclasses.replace(tiny_config.loss, temperature=0.2)
+    first, changes = str(tmp_path / "first"), {"optim": optim, "loss": loss}
+    with pytest.raises(CheckpointError, match=r"optim\.lr was 0\.01, is 0\.003.*resume_changes"):
+        train("refused", resume=first, resume_changes=("loss.temperature",), **changes)
+    names = ("optim.lr", "optim.weight_decay", "loss.temperature")
+    rest = train("rest", resume=first, resume_changes=names, **changes)
+    # At the same place of the same schedule.
+    assert [report.lr for report in rest] == pytest.approx([0.3 * r.lr for r in whole[6:]])
+    assert {report.temperature for report in rest} == {0.2}
+    checkpoint, _ = newest_checkpoint(tmp_path / "rest" / "checkpoints")
+    assert checkpoint is not None
+    assert checkpoint.state["optimizer"]["param_groups"][0]["weight_decay"] == 0.5
+    # A kill of it: its own checkpoint is one of its own settings.
+    train("killed", resume=first, resume_changes=names, **changes, steps=4)
+    assert train("killed", resume=first, resume_changes=names, **changes)[0].step == 10
+    assert_same_weights(tmp_path / "rest", tmp_path / "killed")
+
+
+def test_what_cannot_change_in_the_midst_of_a_run_is_named(tiny_config: PretrainConfig) -> None:
+    with pytest.raises(ValueError, match=r"seed, global_batch cannot change.*optim\.lr"):
+        dataclasses.replace(tiny_config, resume_changes=("seed", "optim.lr", "global_batch"))
+    learnt = dataclasses.replace(tiny_config.loss, learn_temperature=True)
+    with pytest.raises(ValueError, match="is not looked at again"):
+        dataclasses.replace(tiny_config, loss=learnt, resume_changes=("loss.temperature",))
+    with pytest.raises(ValueError, match="at most epochs=4"):
+        dataclasses.replace(tiny_config, pause_after=5)
+
+
 def test_a_finished_run_resumes_to_nothing(train) -> None:
     train("run")
     assert train("run", resume="auto") == []

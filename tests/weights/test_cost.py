@@ -9,9 +9,13 @@ from benchmarks.plain_dgcnn import plain_dgcnn
 from benchmarks.plain_pointnext import plain_pointnext
 from picpoint.encoders.dgcnn import Dgcnn, DgcnnConfig
 from picpoint.encoders.pointnext import POINTNEXT_B, POINTNEXT_S, POINTNEXT_XL, PointNext
-from picpoint.encoders.segment_dgcnn import DGCNN_PARTS, DgcnnSegmenter
-from picpoint.encoders.segment_pointnext import PointNextSegmenter, pointnext_parts
-from picpoint.weights.cost import encoder_cost, parts_flops, points_per_ball, saved_bytes
+from picpoint.encoders.segment_dgcnn import DGCNN_PARTS, DGCNN_SCENES, DgcnnSegmenter
+from picpoint.encoders.segment_pointnext import (
+    PointNextSegmenter,
+    pointnext_parts,
+    pointnext_scenes,
+)
+from picpoint.weights.cost import encoder_cost, points_per_ball, saved_bytes, segmenter_flops
 
 
 @pytest.mark.parametrize(
@@ -76,7 +80,7 @@ def test_networks_of_parts_count_what_each_map_sees():
     with torch.device("meta"):
         dgcnn = DgcnnSegmenter(DGCNN_PARTS, 1)
         pointnext = PointNextSegmenter(pointnext_parts(), 1)
-    assert parts_flops(dgcnn, 2048) == 2 * sum(size * seen for size, seen in rows)
+    assert segmenter_flops(dgcnn, 2048) == 2 * sum(size * seen for size, seen in rows)
     stages = sum(
         32 * points // 2 * ((width + 3) * width + width * width + width * 2 * width)
         + points // 2 * width * 2 * width
@@ -93,7 +97,28 @@ def test_networks_of_parts_count_what_each_map_sees():
     )
     clouds = 256 * 256 * 64 + 128 * 512 * 128
     points = 2048 * (7 * 32 + 96 * 96 + 96 * 50)
-    assert parts_flops(pointnext, 2048) == 2 * (stages + propagations + clouds + points)
+    assert segmenter_flops(pointnext, 2048) == 2 * (stages + propagations + clouds + points)
+
+
+def test_the_network_of_scenes_costs_what_is_published():
+    """PointNeXt-S, 15,000 points: 0.79 M and 3.64 GFLOPs (arXiv:2206.04670, table 1)."""
+    with torch.device("meta"):
+        network = PointNextSegmenter(pointnext_scenes("s"), 1)
+        dgcnn = DgcnnSegmenter(DGCNN_SCENES, 1)
+    # Published counts have the norms, too.
+    assert segmenter_flops(network, 15000) / 1e9 == pytest.approx(3.64, rel=0.02)
+    edges = 4096 * 20
+    rows = [
+        (18 * 64, edges),
+        (64 * 64, 2 * edges),
+        (128 * 64, 2 * edges),
+        (192 * 1024, 4096),
+        (1216 * 512, 4096),
+        (512 * 256, 4096),
+        (256 * 13, 4096),
+    ]
+    counted = segmenter_flops(dgcnn, 4096)
+    assert counted == 2 * sum(size * seen for size, seen in rows)
 
 
 @pytest.mark.parametrize(
