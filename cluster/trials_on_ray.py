@@ -34,7 +34,9 @@ class TrialResources:
         address: Ray cluster to join; `local` starts one that ends with the study.
         cpus: of a trial, whose commands use so many threads.
         gpus: of a trial.
-        max_concurrent: most trials at once; 0 for as many as the cluster holds.
+        max_concurrent: most trials at once; 0 for as many as the cluster holds when the study
+            begins. Where it grows with what waits, say how many may be at once; `local` ones that
+            it does not hold yet then wait for machines.
     """
 
     name: Literal["local", "ray"] = "local"
@@ -214,10 +216,11 @@ def _trial(config: dict[str, Any], trials: Trials, address: str, where: str) -> 
 
 
 def max_concurrent(trial: TrialResources, machines: Sequence[Mapping[str, float]]) -> int:
-    """Tell how many trials the cluster holds at once.
+    """Tell how many trials to begin at once: what the cluster holds, or what is asked for.
 
-    More would wait for each other's machines for ever. A `local` trial is on one machine, whatever
-    the others have; the ranks of a `ray` one may be spread.
+    A `local` trial is on one machine, whatever the others have, and waits for it whole. The ranks
+    of a `ray` one may be spread, and what is begun beyond the cluster would wait for its ranks
+    until it is given up.
 
     Args:
         trial: what it takes.
@@ -230,7 +233,9 @@ def max_concurrent(trial: TrialResources, machines: Sequence[Mapping[str, float]
     in_all = {name: sum(each.get(name, 0.0) for each in machines) for name in needs}
     places = machines if trial.name == "local" else [in_all]
     fit = sum(_held_by(place, needs) for place in places)
-    if fit < 1 and not trial.max_concurrent:
+    if trial.max_concurrent and (trial.name == "local" or fit < 1):
+        return trial.max_concurrent
+    if fit < 1:
         told = _told(in_all)
         if trial.name == "local" and len(machines) > 1:
             told += f" on {len(machines)} machines, and none of them holds one trial ("
@@ -239,8 +244,6 @@ def max_concurrent(trial: TrialResources, machines: Sequence[Mapping[str, float]
             f"trial.cpus={trial.cpus:g}, trial.gpus={trial.gpus:g}: the cluster has {told}; ask "
             "for less, or, where it grows, say trial.max_concurrent=N"
         )
-    if fit < 1:
-        return trial.max_concurrent
     return min(fit, trial.max_concurrent) if trial.max_concurrent else fit
 
 

@@ -222,11 +222,12 @@ def test_no_more_trials_run_than_the_cluster_holds() -> None:
     assert max_concurrent(TrialResources(cpus=2), has) == 4
     assert max_concurrent(TrialResources(cpus=2, gpus=1), has) == 2
     assert max_concurrent(TrialResources(cpus=2, max_concurrent=3), has) == 3
-    assert max_concurrent(TrialResources(cpus=2, max_concurrent=9), has) == 4
+    assert max_concurrent(TrialResources(name="ray", cpus=2, max_concurrent=9), has) == 4
     with pytest.raises(ConfigError, match=r"the cluster has 8 CPU, 2 GPU; ask"):
         max_concurrent(TrialResources(cpus=9), has)
-    # A cluster that grows is told so.
+    # For a cluster that grows it is said how many; trials on one machine each wait for theirs.
     assert max_concurrent(TrialResources(cpus=9, max_concurrent=2), has) == 2
+    assert max_concurrent(TrialResources(cpus=2, max_concurrent=9), has) == 9
 
 
 def test_a_local_trial_needs_one_machine_that_holds_it() -> None:
