@@ -1,6 +1,9 @@
 """Whole rooms become voxels piece by piece, and every raw point is counted."""
 
+import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -242,3 +245,18 @@ def test_a_room_without_things_is_told(texts: Path) -> None:
         path.unlink()
     with pytest.raises(BrokenDataError, match="WC_2/Annotations: no text files"):
         read(texts)
+
+
+@pytest.mark.slow
+def test_the_memory_of_a_huge_room_is_that_of_its_voxels() -> None:
+    """Of 12 million points, in a process of its own, whose peak is this room's."""
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.huge_room", "--quick"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    told = json.loads(done.stdout.splitlines()[-1])
+    assert told["num_points"] == 12_000_000
+    assert told["num_voxels"] < 200_000
+    assert told["peak_growth_mb"] < told["file_mb"] / 2
