@@ -1,11 +1,12 @@
-"""What does a room of any number of points take to read? Time, and memory that its points do not set.
+"""What does a room of any number of points take to read? Time; memory only for its voxels.
 
     python -m benchmarks.huge_room            50 million points, a record
     python -m benchmarks.huge_room --quick    12 million, in a smaller room
 
-A box of walls, floor and ceiling, its points at random on them, is written as S3DIS's rooms are kept
-in common (an array of x y z r g b label, float32) and read as `picpoint data prepare s3dis_rooms`
-reads it: by voxels of 4 cm, every point counted. The last line of stdout is one JSON object.
+A box of walls, floor and ceiling, its points at random on them, is written as rooms of S3DIS are
+commonly kept (an array of x y z r g b label, float32) and read as `picpoint data prepare
+s3dis_rooms` reads it: by voxels of 4 cm, every point counted. The last line of stdout is one JSON
+object.
 """
 
 import argparse
