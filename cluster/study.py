@@ -152,6 +152,11 @@ def _check_values(parameter: Parameter, search: str) -> None:
             f"study.parameters: {parameter.key} has values {list(parameter.values)}, low {low}, "
             f"high {high}; values{range_too} are needed"
         )
+    if parameter.log and low is not None and low <= 0:
+        raise ValueError(
+            f"study.parameters: {parameter.key} has low {low} and log=true: a range of orders of "
+            "magnitude begins above 0"
+        )
 
 
 def _check_population(study: StudyConfig, keys: Sequence[str]) -> None:

@@ -247,7 +247,7 @@ def max_concurrent(trial: TrialResources, machines: Sequence[Mapping[str, float]
 
     A `local` trial is on one machine, whatever the others have, and waits for it whole. The ranks
     of a `ray` one may be spread, and what is begun beyond the cluster would wait for its ranks
-    until it is given up.
+    until it is given up. The study's own cluster, of address `local`, does not grow.
 
     Args:
         trial: what it takes.
@@ -260,7 +260,8 @@ def max_concurrent(trial: TrialResources, machines: Sequence[Mapping[str, float]
     in_all = {name: sum(each.get(name, 0.0) for each in machines) for name in needs}
     places = machines if trial.name == "local" else [in_all]
     fit = sum(_held_by(place, needs) for place in places)
-    if trial.max_concurrent and (trial.name == "local" or fit < 1):
+    may_grow = trial.address != "local"
+    if trial.max_concurrent and may_grow and (trial.name == "local" or fit < 1):
         return trial.max_concurrent
     if fit < 1:
         told = _told(in_all)
@@ -269,7 +270,7 @@ def max_concurrent(trial: TrialResources, machines: Sequence[Mapping[str, float]
             told += "; ".join(sorted({_told(each) for each in machines})) + ")"
         raise ConfigError(
             f"trial.cpus={trial.cpus:g}, trial.gpus={trial.gpus:g}: the cluster has {told}; ask "
-            "for less, or, where it grows, say trial.max_concurrent=N"
+            f"for less{', or, where it grows, say trial.max_concurrent=N' if may_grow else ''}"
         )
     return min(fit, trial.max_concurrent) if trial.max_concurrent else fit
 
