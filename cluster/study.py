@@ -177,6 +177,13 @@ def _check_population(study: StudyConfig, keys: Sequence[str]) -> None:
             f"study.scheduler=population: {', '.join(fixed)} cannot change in the midst of a run; "
             f"these can: {', '.join(changeable)}"
         )
+    # Moved by a factor and rounded, 1 would stay 1 for ever.
+    if whole := [each for each in study.parameters if not each.values and each.is_whole]:
+        raise ValueError(
+            f"study.scheduler=population: {whole[0].key} has low: {whole[0].low} and high: "
+            f"{whole[0].high}, whole numbers, and what may change in mid-run has fractions; write "
+            f"{whole[0].low}.0 and {whole[0].high}.0"
+        )
 
 
 def points(study: StudyConfig) -> Iterator[Settings]:

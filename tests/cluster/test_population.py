@@ -151,6 +151,10 @@ def test_keys_of_one_value_move_together() -> None:
             {"parameters": (LR, Parameter("pretrain.seed, pretrain.data.views", (1, 2)))},
             r"pretrain\.seed, pretrain\.data\.views cannot change.*pretrain\.optim\.lr",
         ),
+        (
+            {"parameters": (Parameter("pretrain.loss.local_weight", low=0, high=2),)},
+            r"local_weight has low: 0 and high: 2, whole.*write 0\.0 and 2\.0",
+        ),
         ({"repeats": (LR.key,)}, "neither variants nor repeats"),
         ({"variants": (Variant("a", ("pretrain.optim.lr=1",)),)}, "neither variants nor repeats"),
         ({"steps": (Step("probe"), Step("pretrain"))}, "first command must be pretrain"),
