@@ -111,7 +111,7 @@ def read_pretraining(place: Path) -> Pretraining:
             "Image encoder": config.image_encoder.name,
             "Views": str(config.data.views or "all"),
             "Batch": str(config.global_batch),
-            "Epochs": str(config.epochs),
+            "Epochs": config.epochs_told,
             "Seed": str(config.seed),
         },
         parameters=encoder_cost(encoder, config.data.num_points).parameters,

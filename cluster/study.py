@@ -152,6 +152,11 @@ def _check_values(parameter: Parameter, search: str) -> None:
             f"study.parameters: {parameter.key} has values {list(parameter.values)}, low {low}, "
             f"high {high}; values{range_too} are needed"
         )
+    if parameter.log and low is not None and low <= 0:
+        raise ValueError(
+            f"study.parameters: {parameter.key} has low {low} and log=true: a range of orders of "
+            "magnitude begins above 0"
+        )
 
 
 def _check_population(study: StudyConfig, keys: Sequence[str]) -> None:
@@ -171,6 +176,13 @@ def _check_population(study: StudyConfig, keys: Sequence[str]) -> None:
         raise ValueError(
             f"study.scheduler=population: {', '.join(fixed)} cannot change in the midst of a run; "
             f"these can: {', '.join(changeable)}"
+        )
+    # Moved by a factor and rounded, 1 would stay 1 for ever.
+    if whole := [each for each in study.parameters if not each.values and each.is_whole]:
+        raise ValueError(
+            f"study.scheduler=population: {whole[0].key} has low: {whole[0].low} and high: "
+            f"{whole[0].high}, whole numbers, and what may change in mid-run has fractions; write "
+            f"{whole[0].low}.0 and {whole[0].high}.0"
         )
 
 

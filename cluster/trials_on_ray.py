@@ -3,6 +3,7 @@
 import contextlib
 import math
 import os
+import signal
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -123,7 +124,7 @@ def run_on_tune(trials: Trials, asked: Search, name: str) -> list[Tried]:
 
     Raises:
         ConfigError: it does not even hold one.
-        KeyboardInterrupt: Tune was told to stop, by Ctrl-C, before all were run.
+        KeyboardInterrupt: Tune was told to stop, by Ctrl-C.
     """
     import ray
     from ray import tune
@@ -159,13 +160,39 @@ def run_on_tune(trials: Trials, asked: Search, name: str) -> list[Tried]:
             callbacks=[keeper_of_stopped(trials.study, trials.folder)],
         ),
     )
+    with _interruptible():
+        found = tuner.fit()
     tried = [
         Tried(settings_of(trials.study, each.config or {}), _last_line(each.error))
-        for each in tuner.fit()
+        for each in found
     ]
     if any(not each.error and trials.result(each.settings) is None for each in tried):
-        raise KeyboardInterrupt  # Tune takes it for the end, and tells of it in its log alone
+        raise KeyboardInterrupt
     return tried
+
+
+@contextlib.contextmanager
+def _interruptible() -> Generator[None]:
+    """Raise a Ctrl-C that Tune takes for the end, and have later ones do what they did before.
+
+    Tune answers it in its own way, tells of it in its log alone, and leaves its answer in place
+    until it has heard of one: the next would be taken by a search that is over, and lost. Whether
+    it has heard of one no trial tells, if it came between two, or after the last.
+
+    Raises:
+        KeyboardInterrupt: it has.
+    """
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGUSR1)}
+    is_heard = False
+    try:
+        yield
+        is_answered = not int(os.environ.get("TUNE_DISABLE_SIGINT_HANDLER", "0"))
+        is_heard = is_answered and signal.getsignal(signal.SIGINT) is before[signal.SIGINT]
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if is_heard:
+        raise KeyboardInterrupt
 
 
 def _last_line(error: Exception | None) -> str:
@@ -220,7 +247,7 @@ def max_concurrent(trial: TrialResources, machines: Sequence[Mapping[str, float]
 
     A `local` trial is on one machine, whatever the others have, and waits for it whole. The ranks
     of a `ray` one may be spread, and what is begun beyond the cluster would wait for its ranks
-    until it is given up.
+    until it is given up. The study's own cluster, of address `local`, does not grow.
 
     Args:
         trial: what it takes.
@@ -233,7 +260,8 @@ def max_concurrent(trial: TrialResources, machines: Sequence[Mapping[str, float]
     in_all = {name: sum(each.get(name, 0.0) for each in machines) for name in needs}
     places = machines if trial.name == "local" else [in_all]
     fit = sum(_held_by(place, needs) for place in places)
-    if trial.max_concurrent and (trial.name == "local" or fit < 1):
+    may_grow = trial.address != "local"
+    if trial.max_concurrent and may_grow and (trial.name == "local" or fit < 1):
         return trial.max_concurrent
     if fit < 1:
         told = _told(in_all)
@@ -242,7 +270,7 @@ def max_concurrent(trial: TrialResources, machines: Sequence[Mapping[str, float]
             told += "; ".join(sorted({_told(each) for each in machines})) + ")"
         raise ConfigError(
             f"trial.cpus={trial.cpus:g}, trial.gpus={trial.gpus:g}: the cluster has {told}; ask "
-            "for less, or, where it grows, say trial.max_concurrent=N"
+            f"for less{', or, where it grows, say trial.max_concurrent=N' if may_grow else ''}"
         )
     return min(fit, trial.max_concurrent) if trial.max_concurrent else fit
 

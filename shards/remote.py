@@ -49,7 +49,7 @@ _PAST_THE_END = (
     "Requested range was invalid",
 )
 # obstore has a kind of error for what a bucket says of an object, and none for a refused listing.
-_REFUSED_LISTING = re.compile(r"^[^\n]*performing list request: [^\n]*status code: (\d+)")
+_REFUSED_LISTING = re.compile(r"^[^\n]*?performing list request: [^\n]*?status code: (\d+)")
 _NOT_FOUND = "no such object; check the bucket and the prefix, or make the shards first"
 _DENIED = "access denied; check the credentials in the environment and the bucket's policy"
 

@@ -1,5 +1,6 @@
 """`picpoint export`: the point encoder of a run, for others to load, and its model card."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,7 +9,7 @@ from cluster.record import done_stage
 from picpoint.evaluate.results import METRIC_TITLES, Results, load_results
 from picpoint.model import build_point_encoder
 from picpoint.publish import publish_text
-from picpoint.train.checkpoint import Checkpoint, CheckpointError, newest_checkpoint
+from picpoint.train.checkpoint import CheckpointError, newest_checkpoint
 from picpoint.weights.card import Card, format_card
 from picpoint.weights.cost import count_parameters
 from picpoint.weights.encoder_file import save_encoder
@@ -87,7 +88,11 @@ def run(job: ExportJob) -> None:
     if job.onnx:
         save_onnx(encoder, config.data.num_points, out / ONNX_FILE)
     commit = stage.commit if stage else "unknown"
-    card = _card(job, checkpoint, commit, count_parameters(encoder), results)
+    # Of a run that paused, the settings of its checkpoints tell the epochs of the whole.
+    pause = {"pause_after": config.pause_after} if config.pause_after else {}
+    settings = {**checkpoint.settings, **pause}
+    seen = int(checkpoint.state["samples_seen"])
+    card = _card(job, settings, seen, commit, count_parameters(encoder), results)
     publish_text(format_card(card), out / CARD_FILE)
     print(f"written: {out}")
     if job.push:
@@ -95,16 +100,20 @@ def run(job: ExportJob) -> None:
 
 
 def _card(
-    job: ExportJob, checkpoint: Checkpoint, commit: str, parameters: int, results: Results | None
+    job: ExportJob,
+    settings: Mapping[str, object],
+    samples_seen: int,
+    commit: str,
+    parameters: int,
+    results: Results | None,
 ) -> Card:
-    settings = checkpoint.settings
     return Card(
         license=job.license,
         encoder=str(settings["point_encoder.name"]),
         parameters=parameters,
         settings={key: v for key, v in settings.items() if key not in _OF_THE_MACHINE},
         commit=commit,
-        samples_seen=int(checkpoint.state["samples_seen"]),
+        samples_seen=samples_seen,
         results=_rows(results) if results else (),
         extent=results.extent if results else "",
     )

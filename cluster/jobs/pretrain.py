@@ -102,7 +102,7 @@ def describe(job: PretrainJob) -> list[str]:
         f"read   {len(selection)} of {manifest.num_samples} shapes from {job.data.shards} "
         f"({manifest.num_samples - len(selection)} held out)",
         f"train  {job.point_encoder.name} from {job.image_encoder.name}, "
-        f"{_epochs(job)} of {plan.batches_per_epoch} steps, global batch "
+        f"{job.epochs_told} epochs of {plan.batches_per_epoch} steps, global batch "
         f"{job.global_batch} as {' + '.join(map(str, rows))} over {_num_ranks(job)} ranks "
         f"({job.runtime.name})",
         pretrain_cost(job, len(selection), bytes_of_shape(manifest.row(0).members, job)).line,
@@ -116,11 +116,6 @@ def describe(job: PretrainJob) -> list[str]:
         ),
         f"write  {LOG_FILE} to {job.out}, checkpoints to {job.checkpoints_of(Path(job.out))}",
     ]
-
-
-def _epochs(job: PretrainJob) -> str:
-    pauses = job.last_epoch < job.epochs
-    return f"{job.last_epoch} of {job.epochs} epochs" if pauses else f"{job.epochs} epochs"
 
 
 def _num_ranks(job: PretrainJob) -> str:

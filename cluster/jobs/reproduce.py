@@ -77,14 +77,20 @@ class ReproduceJob:
         names = [step.name for step in self.steps]
         if not names or len(set(names)) < len(names):
             raise ValueError(f"steps {names}: at least one is needed, and each name once")
-        commands = {step.command for step in self.steps}
+        steps = [step for step in self.steps if self.has(step)]
+        commands, names = {step.command for step in steps}, [step.name for step in steps]
         for override in self.more:
             if override.partition(".")[0] not in {*commands, *names}:
                 raise ValueError(
-                    f"more: {override!r} begins with no command and no step; write "
+                    f"more: {override!r} begins with no command and no step of encoder="
+                    f"{self.encoder}; write "
                     f"COMMAND.KEY=VALUE ({', '.join(sorted(commands))}) or STEP.KEY=VALUE "
                     f"({', '.join(names)})"
                 )
+
+    def has(self, step: ExperimentStep) -> bool:
+        """Tell whether a step is one of its encoder's."""
+        return not step.encoders or self.encoder in step.encoders
 
     def overrides_of(self, step: ExperimentStep) -> list[str]:
         """Give all overrides of a step; those that are told last win."""
@@ -136,7 +142,7 @@ def run(job: ReproduceJob) -> None:
 
 def _steps(job: ReproduceJob) -> Iterator[_Step]:
     for step in job.steps:
-        if step.encoders and job.encoder not in step.encoders:
+        if not job.has(step):
             continue
         overrides = job.overrides_of(step)
         try:

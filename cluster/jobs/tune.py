@@ -131,7 +131,8 @@ def run(job: TuneJob) -> None:
         whose = f"generation {last[0].generation} of {study.name}" if breeding else study.name
         raise StudyFailedError(
             f"all {len(last)} trials of {whose} failed, the first: {last[0].result.reason}; see "
-            f"{trials.folder_of(last[0].trial)}/log.txt"
+            f"{trials.folder_of(last[0].trial)}/log.txt, and when it is mended add "
+            "retry_failed=true"
         )
 
 

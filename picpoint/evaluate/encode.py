@@ -140,7 +140,7 @@ def encode_run(
     image = teacher.source
     plan, _ = plan_run(run, reader.manifest)
     checkpoint = _checkpoint_of(
-        run.checkpoints_of(run_dir), run.epochs * plan.samples_per_epoch, config.unfinished
+        run.checkpoints_of(run_dir), run.last_epoch * plan.samples_per_epoch, config.unfinished
     )
     settings = run_settings(run, plan, image, resolve_precision(run.precision, device))
     remedy = "an evaluation needs the shards and the image encoder's weights that it was made with"

@@ -182,6 +182,12 @@ class PretrainConfig:
         """How many epochs are over when this run ends."""
         return self.pause_after or self.epochs
 
+    @property
+    def epochs_told(self) -> str:
+        """How many, for readers: `20 of 100` where the run is to pause."""
+        pauses = self.last_epoch < self.epochs
+        return f"{self.last_epoch} of {self.epochs}" if pauses else str(self.epochs)
+
     def checkpoints_of(self, run_dir: Path) -> str:
         """Tell where the checkpoints of a run lie."""
         return self.checkpoints or str(run_dir / "checkpoints")

@@ -17,12 +17,15 @@ from picpoint.weights import hub
 from picpoint.weights.card import Card, format_card
 
 
+def pretrain(shard_set: Path, out: Path, *more: str) -> Path:
+    command = ["pretrain", f"data.shards={shard_set}", f"out={out}", "epochs=2", *more]
+    assert main([*command, "global_batch=4", "ghost_batch=2", *TINY_RUN]) == 0
+    return out
+
+
 @pytest.fixture(scope="module")
 def run(shard_set: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("runs") / "run"
-    command = ["pretrain", f"data.shards={shard_set}", f"out={folder}", "epochs=2"]
-    assert main([*command, "global_batch=4", "ghost_batch=2", *TINY_RUN]) == 0
-    return folder
+    return pretrain(shard_set, tmp_path_factory.mktemp("runs") / "run")
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +70,14 @@ def test_no_path_of_this_machine_goes_along(run: Path, exported: Path) -> None:
     assert card.startswith("---\nlicense: cc-by-4.0\nlibrary_name: picpoint\n")
     assert "| point\\_encoder.pooled\\_width | 16 |" in card
     assert "Not evaluated." in card
+
+
+def test_a_card_tells_that_its_run_paused(shard_set: Path, tmp_path: Path) -> None:
+    run, out = pretrain(shard_set, tmp_path / "run", "pause_after=1"), tmp_path / "encoder"
+    assert main(["export", f"run={run}", f"out={out}", "license=cc0-1.0"]) == 0
+    card = (out / "README.md").read_text()
+    assert "| epochs | 2 |" in card
+    assert "| pause\\_after | 1 |" in card
 
 
 def test_onnx_gives_the_same_features_for_batches_of_any_size(exported: Path) -> None:

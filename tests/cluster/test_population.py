@@ -1,5 +1,6 @@
 """Who of a population goes on, with which settings, and what a study says of it."""
 
+import contextlib
 import itertools
 import math
 from collections.abc import Sequence
@@ -19,14 +20,16 @@ from cluster.generations import (
     first_generation,
     next_generation,
 )
+from cluster.jobs import tune
 from cluster.parameter import Parameter
 from cluster.population import PopulationConfig, choose_parents, perturb
 from cluster.population_table import format_population, lineage
 from cluster.report_sources import read_study_shown
-from cluster.study import Figure, Step, StudyConfig, Variant, commands_of
+from cluster.study import Figure, Step, StudyConfig, StudyFailedError, Variant, commands_of
 from cluster.study_table import read_study, write_study
-from cluster.trial import TrialResult
+from cluster.trial import TrialResult, keep_result
 from cluster.trial_row import TrialRow
+from cluster.trials_on_ray import Trials
 from picpoint.report.studies import study_sections
 
 LR = Parameter("pretrain.optim.lr", low=1e-4, high=1e-2, log=True)
@@ -147,6 +150,10 @@ def test_keys_of_one_value_move_together() -> None:
         (
             {"parameters": (LR, Parameter("pretrain.seed, pretrain.data.views", (1, 2)))},
             r"pretrain\.seed, pretrain\.data\.views cannot change.*pretrain\.optim\.lr",
+        ),
+        (
+            {"parameters": (Parameter("pretrain.loss.local_weight", low=0, high=2),)},
+            r"local_weight has low: 0 and high: 2, whole.*write 0\.0 and 2\.0",
         ),
         ({"repeats": (LR.key,)}, "neither variants nor repeats"),
         ({"variants": (Variant("a", ("pretrain.optim.lr=1",)),)}, "neither variants nor repeats"),
@@ -324,3 +331,19 @@ def test_a_dry_run_tells_how_far_a_population_is(
     assert "a population of 3 in 4 generations, 0 of them finished" in told
     assert "after 25, 50, 75, 100 epochs, and of each the worst 1 give way to the best 1" in told
     assert "resume_changes=[optim.lr,loss.temperature]" in told
+
+
+def test_a_study_whose_members_all_failed_says_how_they_are_run_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was wrong is mended outside; the study keeps who failed."""
+    job = tune.TuneJob(study=study(), out=str(tmp_path))
+    monkeypatch.setattr(tune, "on_ray", lambda address: contextlib.nullcontext())
+    monkeypatch.setattr(tune, "run_on_tune", lambda trials, asked, name: [])
+    for member in first_generation(breeding_of(job.study).study):
+        settings = breeding_of(job.study).settings_of(member)
+        folder = Trials(breeding_of(job.study).study, tmp_path, job.trial).folder(settings)
+        folder.mkdir(parents=True)
+        keep_result(folder, TrialResult("failed", None, 1.0, "s: no such folder"))
+    with pytest.raises(StudyFailedError, match=r"generation 1.*no such folder.*retry_failed=true"):
+        tune.run(job)

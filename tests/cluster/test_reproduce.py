@@ -103,6 +103,10 @@ def test_overrides_are_of_a_command_or_of_a_step() -> None:
     assert epochs["modelnet40"] == ["seed=4", "epochs=5"]
     assert epochs["s3dis"] == ["seed=4", "epochs=5", "epochs=7"]
     assert epochs["obj_bg_svm"] == []
+    # What no step of this encoder has would be left out in silence.
+    dgcnn = compose_config("reproduce", [*overrides, "encoder=dgcnn"])
+    with pytest.raises(ConfigError, match=r"'s3dis\.epochs=7' .* encoder=dgcnn;.*modelnet40"):
+        load_job(ReproduceJob, dgcnn)
     with pytest.raises(ConfigError, match=r"'epochs=3' begins with no command and no step"):
         load_job(
             ReproduceJob, compose_config("reproduce", ["out=o", "meshes=m", "more=[epochs=3]"])

@@ -132,6 +132,13 @@ def test_random_trials_lie_in_their_ranges_and_are_the_same_again(seed: int) -> 
             {"parameters": (Parameter("pretrain.seed", low=2, high=1),), "search": "random"},
             "values or low and high",
         ),
+        (
+            {
+                "parameters": (Parameter("pretrain.seed", low=0, high=2, log=True),),
+                "search": "random",
+            },
+            r"pretrain\.seed.*low 0.*log=true",
+        ),
         ({"repeats": ("pretrain.sed",)}, "is none of its parameters"),
         ({"variants": (Variant("a", ("render.out=x",)),)}, "begins with none"),
         ({"more": ("render.out=x",)}, "begins with none"),
@@ -226,8 +233,13 @@ def test_no_more_trials_run_than_the_cluster_holds() -> None:
     with pytest.raises(ConfigError, match=r"the cluster has 8 CPU, 2 GPU; ask"):
         max_concurrent(TrialResources(cpus=9), has)
     # For a cluster that grows it is said how many; trials on one machine each wait for theirs.
-    assert max_concurrent(TrialResources(cpus=9, max_concurrent=2), has) == 2
-    assert max_concurrent(TrialResources(cpus=2, max_concurrent=9), has) == 9
+    grows = "ray://head:10001"
+    assert max_concurrent(TrialResources(address=grows, cpus=9, max_concurrent=2), has) == 2
+    assert max_concurrent(TrialResources(address=grows, cpus=2, max_concurrent=9), has) == 9
+    # The study's own cluster is this machine, and waits for nobody.
+    for name in ("local", "ray"):
+        with pytest.raises(ConfigError, match=r"the cluster has 8 CPU, 2 GPU; ask for less$"):
+            max_concurrent(TrialResources(name=name, gpus=3, max_concurrent=2), has)
 
 
 def test_a_local_trial_needs_one_machine_that_holds_it() -> None:

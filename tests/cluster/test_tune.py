@@ -16,8 +16,9 @@ from cluster import trial as trial_module
 from cluster.app import main
 from cluster.parameter import Parameter
 from cluster.study import Figure, Step, StudyConfig, points, trial_id
-from cluster.study_on_tune import keeper_of_stopped
+from cluster.study_on_tune import keeper_of_stopped, search
 from cluster.trial import TrialResult, keep_result, load_result, run_trial
+from cluster.trials_on_ray import TrialResources, Trials, on_ray, run_on_tune
 from tests.processes import is_running
 
 TINY = [
@@ -250,6 +251,39 @@ def test_optuna_and_asha_on_ray_tune(shard_set: Path, tmp_path: Path) -> None:
         assert trial["result"]["state"] in ("done", "stopped")
         assert 0 <= trial["result"]["figure"] <= 1
     assert len({trial_id_of["trial"] for trial_id_of in record["trials"]}) == 3
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_ctrl_c_is_heard_after_tune_as_before_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tune leaves its own answer in place; a study has many runs of it, and work between them."""
+    from ray.tune import Tuner
+
+    asked = study(tmp_path, parameters=(Parameter("pretrain.seed", (0, 1)),))
+    trials = Trials(asked, tmp_path, TrialResources())
+    for settings in points(asked):
+        folder = trials.folder(settings)
+        (folder / "run").mkdir(parents=True)
+        (folder / "run" / "probes.jsonl").write_text('{"accuracy": 0.5}\n')
+        keep_result(folder, TrialResult("done", 0.5, 1.0))
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGUSR1)
+    with on_ray("local"):
+        assert len(run_on_tune(trials, search(asked), "first")) == 2
+        assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGUSR1)) == before
+        # One that comes when every trial has ended leaves no trial to tell of it.
+        fit = Tuner.fit
+
+        def fit_with_a_late_interrupt(tuner: Tuner) -> object:
+            found = fit(tuner)
+            signal.raise_signal(signal.SIGINT)
+            return found
+
+        monkeypatch.setattr(Tuner, "fit", fit_with_a_late_interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            run_on_tune(trials, search(asked), "second")
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGUSR1)) == before
 
 
 def test_ids_of_trials_are_names_of_folders(shard_set: Path) -> None:

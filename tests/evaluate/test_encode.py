@@ -246,6 +246,14 @@ def test_an_unfinished_run_is_refused_unless_asked_for(run, tmp_path, encoded) -
     assert not np.array_equal(early.pretrained.features, encoded.pretrained.features)
 
 
+def test_a_run_that_paused_where_it_was_to_is_finished(run, tmp_path) -> None:
+    """The same command would keep it as it is; a population's members are such runs."""
+    paused = dataclasses.replace(run, pause_after=1)
+    assert paused.last_epoch < paused.epochs
+    list(pretrain(paused, tmp_path, CPU, resume="never"))
+    assert encode_run(paused, tmp_path, CONFIG, CPU).pretrained.keys
+
+
 @pytest.mark.parametrize("changes", [{"views": -1}, {"batch_size": 0}], ids=str)
 def test_an_encoding_out_of_bounds_is_refused(changes: dict[str, int]) -> None:
     with pytest.raises(ValueError, match="encode"):

@@ -4,12 +4,11 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from fault_proxy import Faults, fault_proxy
 
-from shards.errors import AlreadyInStoreError, NotFoundInStoreError, StoreError
+from shards.errors import AlreadyInStoreError, StoreError
 from shards.store import open_store, put_once, sha256
 from tests.s3_server import BUCKET, S3Server, s3_server
 
@@ -25,39 +24,6 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
 def at(server: S3Server, monkeypatch: pytest.MonkeyPatch, port: int | None = None) -> None:
     for name, value in server.environment(port).items():
         monkeypatch.setenv(name, value)
-
-
-def test_a_bucket_keeps_what_a_folder_keeps(server, monkeypatch, tmp_path):
-    at(server, monkeypatch)
-    store = open_store(f"s3://{BUCKET}/plain")
-    store.put_new("a/b", b"0123456789")
-    (tmp_path / "file").write_bytes(b"from a file")
-    store.put_new("c", tmp_path / "file")
-    with pytest.raises(AlreadyInStoreError):
-        store.put_new("a/b", b"other")
-    assert store.get("a/b") == b"0123456789"
-    assert store.get_ranges("a/b", [(2, 3), (8, 9), (20, 1)]) == [b"234", b"89", b""]
-    assert (store.size("c"), store.sha256("c")) == (11, sha256(b"from a file"))
-    assert store.list_names() == ["a/b", "c"]
-    with pytest.raises(NotFoundInStoreError):
-        store.sha256("none")
-
-
-def test_of_racing_writers_one_wins_and_the_same_work_succeeds(server, monkeypatch):
-    at(server, monkeypatch)
-    store = open_store(f"s3://{BUCKET}/race")
-
-    def write(number: int) -> bool:
-        try:
-            put_once(store, "one", b"content %d" % (number % 3))
-        except AlreadyInStoreError:
-            return False
-        return True
-
-    with ThreadPoolExecutor(12) as threads:
-        won = list(threads.map(write, range(12)))
-    winner = int(store.get("one").split()[1])
-    assert won == [number % 3 == winner for number in range(12)]
 
 
 def test_a_failing_server_loses_and_repeats_nothing(server, monkeypatch):

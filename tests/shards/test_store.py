@@ -11,8 +11,16 @@ from pathlib import Path
 from threading import Barrier
 
 import pytest
+from obstore.exceptions import GenericError
 
-from shards.errors import AlreadyInStoreError, NotFoundInStoreError, StoreError, UrlError
+from shards import remote
+from shards.errors import (
+    AlreadyInStoreError,
+    NotFoundInStoreError,
+    StoreError,
+    TransientStoreError,
+    UrlError,
+)
 from shards.local import explained_disk
 from shards.reader import Request, ShardReader
 from shards.store import (
@@ -265,3 +273,15 @@ def test_where_the_system_takes_no_advice_a_folder_is_read_without(shard_set, mo
     monkeypatch.delattr(os, "posix_fadvise")
     again = [sample.source_id for sample in ShardReader(shard_set).stream(map(Request, range(12)))]
     assert again == told == [shard_set.row(number).source_id for number in range(12)]
+
+
+def test_of_a_refused_listing_the_status_counts_and_not_what_is_quoted_after_it():
+    """A proxy's page may quote another status; the refusal itself is a passing one."""
+    told = (
+        "Generic S3 error: Error performing list request: Error performing GET https://b/?list-type"
+        "=2 in 3s, after 6 retries - Server returned non-2xx status code: {}: upstream said "
+        "status code: 404"
+    )
+    for status, kind in (("503", TransientStoreError), ("404", NotFoundInStoreError)):
+        with pytest.raises(kind), remote._explained("s3://b", ""):
+            raise GenericError(told.format(status))

@@ -184,6 +184,8 @@ def test_what_cannot_change_in_the_midst_of_a_run_is_named(tiny_config: Pretrain
     learnt = dataclasses.replace(tiny_config.loss, learn_temperature=True)
     with pytest.raises(ValueError, match="is not looked at again"):
         dataclasses.replace(tiny_config, loss=learnt, resume_changes=("loss.temperature",))
+    assert tiny_config.epochs_told == "4"
+    assert dataclasses.replace(tiny_config, pause_after=1).epochs_told == "1 of 4"
     with pytest.raises(ValueError, match="at most epochs=4"):
         dataclasses.replace(tiny_config, pause_after=5)
 
