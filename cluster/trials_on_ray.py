@@ -132,12 +132,14 @@ def run_on_tune(trials: Trials, asked: Search, name: str) -> list[Tried]:
     address = ray.get_runtime_context().gcs_address
     machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     concurrent = max_concurrent(trials.resources, machines)
-    # A trial whose ranks are Ray workers of their own must leave them the room.
+    # A trial whose ranks are Ray workers of their own must leave them all of the room: with a
+    # hundredth of a core for itself they would wait for ever where they need every core.
     is_local = trials.resources.name == "local"
-    resources: dict[str, float] = {
-        "CPU": trials.resources.cpus if is_local else _HARDLY,
-        "GPU": trials.resources.gpus if is_local else 0.0,
-    }
+    resources: dict[str, float] = (
+        {"CPU": trials.resources.cpus, "GPU": trials.resources.gpus}
+        if is_local
+        else {"CPU": 0.0, "memory": 1.0}
+    )
     trainable = tune.with_resources(
         tune.with_parameters(_trial, trials=trials, address=address, where=str(Path.cwd())),
         resources,
@@ -198,10 +200,6 @@ def _interruptible() -> Generator[None]:
 def _last_line(error: Exception | None) -> str:
     lines = str(error).strip().splitlines() if error else []
     return lines[-1] if lines else type(error).__name__ if error else ""
-
-
-# Of a CPU, for a trial that only waits for its ranks.
-_HARDLY = 0.01
 
 
 def leave_secrets_where_they_are() -> None:

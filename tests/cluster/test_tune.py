@@ -286,6 +286,22 @@ def test_ctrl_c_is_heard_after_tune_as_before_it(
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGUSR1)) == before
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_a_trial_leaves_every_core_to_its_ranks_on_ray(shard_set: Path, tmp_path: Path) -> None:
+    """On two cores it waited for ever: a hundredth of one was its own."""
+    ranks = ("runtime.num_workers=2", "runtime.threads_per_worker=1")
+    arguments = [
+        *("tune", "study=ablations", f"shards={shard_set}", f"out={tmp_path}", more(*ranks)),
+        "study.variants=[{name: full, overrides: []}]",
+        "study.parameters=[{key: pretrain.seed, values: [0]}]",
+        *("trial.name=ray", "trial.cpus=2"),
+    ]
+    assert main(arguments) == 0
+    (path,) = tmp_path.glob("trials/*/result.json")
+    assert json.loads(path.read_text())["state"] == "done"
+
+
 def test_ids_of_trials_are_names_of_folders(shard_set: Path) -> None:
     (settings,) = points(study(shard_set))
     assert trial_id(study(shard_set), settings).isalnum()
