@@ -12,7 +12,7 @@ from PIL import Image
 from picpoint.render.meshes import Material, Mesh, MeshError, mend
 from picpoint.render.obj import MtlMaterial, ObjFile, parse_mtl, parse_obj
 from picpoint.render.off import parse_off
-from picpoint.render.scenes import Part, load_parts
+from picpoint.render.parts import Part
 from picpoint.render.textures import TextureError, TextureLimits, decode_texture
 from picpoint.render.vrml import parse_vrml
 from shards.errors import StoreError, TransientStoreError
@@ -152,6 +152,9 @@ def _parse(content: bytes, suffix: str, companions: Companions, limits: MeshLimi
         case ".wrl":
             mesh = _parts_mesh([parse_vrml(content, limits.max_faces)], limits.texture)
         case _:
+            # Here, because trimesh takes most of a second to load, and training never asks for it.
+            from picpoint.render.scenes import load_parts
+
             parts = load_parts(
                 content, suffix, limits.max_faces, lambda name: _find_companion(companions, name)
             )

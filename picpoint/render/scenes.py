@@ -11,13 +11,11 @@ import json
 import logging
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 from urllib.parse import unquote
 
 import numpy as np
 from jaxtyping import Float64, Int64, UInt8
-from PIL import Image
 from trimesh.exchange.gltf import load_glb, load_gltf
 from trimesh.exchange.ply import load_ply
 from trimesh.exchange.stl import load_stl
@@ -25,6 +23,7 @@ from trimesh.visual.material import PBRMaterial
 from trimesh.visual.texture import TextureVisuals
 
 from picpoint.render.meshes import MeshError
+from picpoint.render.parts import Part
 
 # What is wrong with a file is told by an error or a warning of ours, once.
 logging.getLogger("trimesh").setLevel(logging.CRITICAL)
@@ -34,31 +33,6 @@ _STL_HEADER_BYTES, _STL_FACE_BYTES = 84, 50
 _PLY_ELEMENT = re.compile(rb"^element[ \t]+(\w+)[ \t]+(\d{1,18})[ \t\r]*$", re.MULTILINE)
 # Ways of packing geometry that trimesh does not unpack.
 _PACKED = {"KHR_draco_mesh_compression", "EXT_meshopt_compression"}
-
-
-@dataclass(frozen=True, slots=True)
-class Part:
-    """Triangles of one material, in the frame of the whole file.
-
-    Attributes:
-        normals: per vertex, of any length.
-        uv: per vertex, origin at the bottom left.
-        vertex_colors: sRGB.
-        face_colors: sRGB.
-        diffuse: sRGB, 0..1, or None where the file names no material.
-        texture: a picture not decoded yet.
-        warnings: what was passed over, as reason codes.
-    """
-
-    vertices: Float64[np.ndarray, "n 3"]
-    faces: Int64[np.ndarray, "m 3"]
-    normals: Float64[np.ndarray, "n 3"] | None = None
-    uv: Float64[np.ndarray, "n 2"] | None = None
-    vertex_colors: UInt8[np.ndarray, "n 3"] | None = None
-    face_colors: UInt8[np.ndarray, "m 3"] | None = None
-    diffuse: tuple[float, float, float] | None = None
-    texture: Image.Image | None = None
-    warnings: tuple[str, ...] = ()
 
 
 def load_parts(

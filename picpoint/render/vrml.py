@@ -17,9 +17,9 @@ import numpy as np
 from jaxtyping import Float64, Int64, UInt8
 
 from picpoint.render.meshes import MeshError
+from picpoint.render.parts import Part
 from picpoint.render.polygons import triangulate
 from picpoint.render.scanner import as_text, fill_list, line_at
-from picpoint.render.scenes import Part
 
 _HEADER = re.compile(rb"\s*#VRML V2\.0 utf8")
 # Blanks, commas and comments; then a string, a bracket, or a word and whether a node opens there.

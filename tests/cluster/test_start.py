@@ -12,5 +12,5 @@ def test_training_does_not_wait_for_what_it_may_never_use(job):
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     loaded = done.stdout.split()
     assert "torch" in loaded
-    needless = {"sklearn", "scipy.stats", "pandas", "ray", "matplotlib", "torch._dynamo"}
+    needless = {"sklearn", "trimesh", "scipy.stats", "pandas", "ray", "matplotlib", "torch._dynamo"}
     assert needless.isdisjoint(loaded)
