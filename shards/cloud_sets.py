@@ -2,6 +2,7 @@
 
 store = open_store("modelnet40/train")
 shard = write_clouds(store, shard_name(0), clouds)
+put_once(store, DATASET_FILE, seal({"classes": names}))  # what the labels mean; verify asks for it
 publish_manifest(store, [publish_part(store, shard)], kind="clouds")
 cloud = CloudReader("modelnet40/train", members=(NORMALS,)).read(Request(0))
 """

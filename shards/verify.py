@@ -30,7 +30,7 @@ from shards.errors import (
     UrlError,
 )
 from shards.manifest import Manifest, load_manifest, part_name
-from shards.sealed import SEALED_FILES, unseal
+from shards.sealed import DATASET_FILE, SEALED_FILES, unseal
 from shards.store import Store, open_store, sha256
 from shards.summary import MANIFEST, REJECTS_TABLE, SHARDS_TABLE
 from shards.writer import index_tar
@@ -111,7 +111,7 @@ def verify(url: str | Path) -> VerifyReport:
         return VerifyReport(store.url, (Finding("missing", name, str(error)),), 0, 0, 0)
     except ManifestError as error:
         return VerifyReport(store.url, (Finding("damaged", name, str(error)),), 0, 0, 0)
-    findings = [*_foreign_files(store, found.shards), *_verify_records(store)]
+    findings = [*_foreign_files(store, found.shards), *_verify_records(store, found)]
     source_ids: Counter[str] = Counter()
     for number, entry in enumerate(found.shards):
         try:
@@ -155,12 +155,16 @@ def _foreign_files(store: Store, shards: tuple[ShardEntry, ...]) -> list[Finding
     ]
 
 
-def _verify_records(store: Store) -> Iterator[Finding]:
+def _verify_records(store: Store, of: Manifest | ColumnSet) -> Iterator[Finding]:
     """Look at the records beside the manifest, and at the files that belong to them."""
+    are_clouds = isinstance(of, Manifest) and of.kind == "clouds"
     for name in SEALED_FILES:
         try:
             _, files = unseal(store.get(name), name)
         except NotFoundInStoreError:
+            if are_clouds and name == DATASET_FILE:
+                detail = "nothing else says what the labels of clouds mean; make the set again"
+                yield Finding("missing", name, detail)
             continue
         except ManifestError as error:
             yield Finding("damaged", name, str(error))

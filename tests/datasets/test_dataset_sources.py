@@ -198,6 +198,9 @@ def test_prepare_writes_a_set_that_is_whole_and_says_what_it_is(tmp_path: Path) 
     dataset = open_dataset(CloudReader(tmp_path / "out"))
     assert dataset.info == source.info
     assert len(dataset.rows_of(["train", "val"])) == 4
+    (tmp_path / "out" / "dataset.json").unlink()
+    (finding,) = verify(tmp_path / "out").findings
+    assert (finding.kind, finding.name) == ("missing", "dataset.json")
     assert prepare(source, str(tmp_path / "out"), True, 4).digest == manifest.digest
 
 

@@ -24,7 +24,8 @@ from shards.manifest import load_manifest, publish_manifest, publish_part
 from shards.member_reader import Request
 from shards.reader import ShardReader
 from shards.schema import COLORS, NORMALS, POINTS, SchemaError
-from shards.store import LocalStore
+from shards.sealed import DATASET_FILE, seal
+from shards.store import LocalStore, put_once
 from shards.verify import verify
 
 ALL_MEMBERS = (NORMALS, COLORS, POINT_LABELS, PLACES, LABEL_COUNTS)
@@ -51,6 +52,7 @@ def cloud_set(tmp_path):
         publish_part(store, write_clouds(store, shard_name(shard), map(make_cloud, numbers)))
         for shard, numbers in enumerate([range(3), range(3, 5)])
     ]
+    put_once(store, DATASET_FILE, seal({"class_names": ["a", "b"]}))
     publish_manifest(store, entries, kind="clouds")
     return load_manifest(store)
 
