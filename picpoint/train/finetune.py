@@ -95,6 +95,18 @@ class _Run:
         """How many updates make the run."""
         return self.config.epochs * self.clouds.plan.batches_per_epoch
 
+    @property
+    def epoch(self) -> int:
+        """How many epochs are whole."""
+        return self.step // self.clouds.plan.batches_per_epoch
+
+    @property
+    def is_evaluation_due(self) -> bool:
+        """Whether the network is measured as it is now."""
+        is_whole = self.step > 0 and self.step % self.clouds.plan.batches_per_epoch == 0
+        is_last = self.step == self.total_steps
+        return is_last or (is_whole and self.epoch % self.config.eval_every == 0)
+
 
 @dataclass(frozen=True, slots=True)
 class _Totals:
@@ -122,8 +134,8 @@ def finetune(
         device: where this rank computes.
         resume: `auto` continues from the newest whole checkpoint, where there is one; `never`
             refuses a folder that holds any; a path or URL begins from that checkpoint.
-        notice: is asked at every line of the log, every few seconds and after each evaluation;
-            where it names machines that it did not name before, a checkpoint is written at once.
+        notice: is asked at every line of the log and every few seconds; where it names machines
+            that it did not name before, a checkpoint is written at once.
 
     Raises:
         DatasetError: the data set does not hold what is asked of it.
@@ -137,7 +149,6 @@ def finetune(
     """
     run = _open_run(config, run_dir, device, resume)
     state, rank, checkpoints = run.state, this_rank(), config.checkpoints_of(run_dir)
-    steps_per_epoch = run.clouds.plan.batches_per_epoch
     with (
         contextlib.closing(run.batches),
         CheckpointWriter(checkpoints, run.settings, config.retention, run.claim) as writer,
@@ -146,10 +157,10 @@ def finetune(
     ):
         first_step = step = run.step
         departures = Departures(notice)
-        if step == run.total_steps and _is_unmeasured(run):
-            write_report(evaluations, _evaluate(run, config.epochs, config.votes))
+        if run.is_evaluation_due and _is_unmeasured(run):
             if rank == 0:
                 writer.save(step, state.state_dict())
+            write_report(evaluations, _evaluate(run))
         started, waited_s, stopped = time.perf_counter(), 0.0, False
         while step < run.total_steps and not stopped:
             asked = time.perf_counter()
@@ -159,25 +170,23 @@ def finetune(
             totals = _train_step(run, batch, stop_wanted(run_dir, rank), departures.are_due())
             step += 1
             stopped = totals.stop
-            last = step == run.total_steps
-            epoch = step // steps_per_epoch
-            is_epoch_due = step % steps_per_epoch == 0 and epoch % config.eval_every == 0
+            last, is_evaluated = step == run.total_steps, run.is_evaluation_due
             report = None
             if last or stopped or step % config.log_every == 0:
                 elapsed_s = time.perf_counter() - started
                 report = _report(run, totals, step - first_step, elapsed_s, waited_s)
                 write_report(log, report)
-            if last or is_epoch_due:
-                votes = config.votes if last else 0
-                write_report(evaluations, _evaluate(run, epoch, votes))
-            # After the logs, which a resume cuts to where the checkpoint was: no line is ever lost.
-            is_asked = totals.ask or is_epoch_due or report is not None
+            # After the log, which a resume cuts to where the checkpoint was, and before the
+            # evaluation: it may take minutes, and whoever goes on makes one that is missing.
+            is_asked = totals.ask or report is not None
             is_urgent = last or stopped or (is_asked and departures.are_new())
-            is_due = is_epoch_due or step % config.checkpoint_every == 0
+            is_due = is_evaluated or step % config.checkpoint_every == 0
             if rank == 0 and (is_urgent or is_due):
                 writer.save(step, state.state_dict())
             if is_urgent:
                 writer.wait()
+            if is_evaluated and (last or not stopped):
+                write_report(evaluations, _evaluate(run))
             if report is not None:
                 yield report
     if step == run.total_steps and rank == 0:
@@ -310,7 +319,7 @@ def _agree(
 def _is_unmeasured(run: _Run) -> bool:
     """Tell whether this run has no evaluation of where it stands; a collective.
 
-    So it is where a run begins from the last checkpoint of another (`resume=PATH`).
+    So it is where it ended within one, and where it begins from another's checkpoint.
     """
     is_missing = False
     if this_rank() == 0:  # the only one that keeps a log
@@ -318,7 +327,7 @@ def _is_unmeasured(run: _Run) -> bool:
     return global_sum(torch.tensor(float(is_missing), device=run.device)).item() > 0
 
 
-def _evaluate(run: _Run, epoch: int, votes: int) -> EvaluationReport:
+def _evaluate(run: _Run) -> EvaluationReport:
     measured = evaluate(
         run.state.model,
         run.dataset,
@@ -326,11 +335,11 @@ def _evaluate(run: _Run, epoch: int, votes: int) -> EvaluationReport:
         run.config,
         run.precision,
         run.device,
-        votes,
+        run.config.votes if run.step == run.total_steps else 0,
     )
     return EvaluationReport(
         samples_seen=run.state.samples_seen,
-        epoch=epoch,
+        epoch=run.epoch,
         figures=measured.figures,
         confusion=measured.confusion.tolist(),
         miou_of_class=measured.miou_of_class,

@@ -5,6 +5,7 @@ import itertools
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -21,7 +22,7 @@ from picpoint.scores import scene_figures
 from picpoint.train import notice as notices
 from picpoint.train.checkpoint import CheckpointError, newest_checkpoint
 from picpoint.train.claim import ClaimError
-from picpoint.train.evaluation import evaluate
+from picpoint.train.evaluation import Evaluation, evaluate
 from picpoint.train.examples import load_examples
 from picpoint.train.finetune import WEIGHTS_FILE, finetune
 from picpoint.train.finetune_log import FinetuneReport
@@ -397,6 +398,34 @@ def test_machines_that_will_be_taken_make_a_checkpoint_once(
         next(reports)
         assert saved_at(config, tmp_path) == [1]
     reports.close()
+
+
+@pytest.mark.parametrize("at_step", [3, 6])
+def test_what_ends_within_an_evaluation_loses_that_evaluation_alone(
+    train: Run,
+    config: FinetuneConfig,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    at_step: int,
+) -> None:
+    """Of two epochs of three steps."""
+    calls = itertools.count(1)
+
+    def evaluate_until(*given: Any) -> Evaluation:
+        if next(calls) == at_step // 3:
+            raise KeyboardInterrupt
+        return evaluate(*given)
+
+    with monkeypatch.context() as patches:
+        patches.setattr("picpoint.train.finetune.evaluate", evaluate_until)
+        with pytest.raises(KeyboardInterrupt):
+            train("run", epochs=2)
+    assert saved_at(config, tmp_path / "run") == [at_step]
+    train("run", resume="auto", epochs=2)
+    train("whole", epochs=2)
+    assert read_evaluations(tmp_path / "run") == read_evaluations(tmp_path / "whole")
+    mine, other = weights(tmp_path / "whole"), weights(tmp_path / "run")
+    assert all(torch.equal(mine[name], other[name]) for name in mine)
 
 
 def test_checkpoints_are_written_between_evaluations_and_continued_from(
