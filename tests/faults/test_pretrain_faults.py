@@ -81,7 +81,7 @@ def test_twenty_kills_of_three_ranks_change_no_bit_of_the_weights(shard_set, tmp
         steps = steps_logged(tmp_path / "killed")
         if due and steps and steps[-1] >= due[0] and (ranks := ranks_of(driver)):
             due.pop(0)
-            driver_killed = driver.pid if num_killed % 5 == 4 else -1
+            driver_killed = driver.pid if num_killed % 10 == 9 else -1
             victim = driver_killed if driver_killed > 0 else dice.choice(ranks)
             os.kill(victim, signal.SIGKILL)
             num_killed += 1
