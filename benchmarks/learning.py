@@ -8,9 +8,12 @@
 820 pieces of furniture and parts of KiCad are rendered, their pictures shown to EfficientNet-Lite0
 once, and encoders pre-trained on the unlabelled mixture: by the whole method and without each of
 its parts. Then linear SVMs name the classes of shapes that pre-training never saw, from all labels
-and from ten a class, once for furniture and once for electronics. Series are held out whole; seed s
-holds out fold s, and fold 4 is for choosing settings (`--fold 4`, which writes no record).
-`random init` is the network of the same seed before training.
+and from ten a class, once for furniture and once for electronics. Series are held out whole; seeds
+0, 1, 2 ... hold out folds 0, 1, 2, 3, 0 ..., and fold 4 is for choosing settings (`--fold 4`, which
+writes no record). `random init` is the network of the same seed before training.
+
+Folds differ more than variants do. So beside each variant's mean stands its difference to the whole
+method, seed by seed on the same shapes, and the standard error of the mean of these.
 
 Everything lies in `--out`, and what is finished is kept: the same command goes on where it stopped.
 """
@@ -100,7 +103,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path("data"), help="what make data fetched")
     parser.add_argument("--out", type=Path, default=Path("runs/learning"))
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--fold", type=int, help="for every seed; as many as seeds if not given")
+    parser.add_argument("--fold", type=int, help="for every seed; by turns if not given")
     parser.add_argument("--variants", nargs="+", choices=sorted(VARIANTS), default=list(VARIANTS))
     parser.add_argument("overrides", nargs="*", help="of picpoint pretrain, for every variant")
     args = parser.parse_args()
@@ -109,20 +112,22 @@ def main() -> None:
     prepare(size, "demo" if args.quick else choose_meshes(args.data, args.out, size), args.out)
     probes: dict[str, list[dict[str, float]]] = {}
     for seed in range(seeds):
-        fold = seed if args.fold is None else args.fold
+        fold = seed % VALIDATION_FOLD if args.fold is None else args.fold
         for name in args.variants:
             told = run_variant(
                 size, args.out, name, seed, fold, args.overrides, random=name == args.variants[0]
             )
             for network, accuracies in told.items():
                 probes.setdefault(network, []).append(accuracies)
-    table = summarise(probes)
+    table, paired = summarise(probes), compare(probes, args.variants[0])
     print(format_table(table))
+    print(f"\nless {args.variants[0]}, +- the standard error:\n{format_table(paired)}")
     results: dict[str, Json] = {
         "size": args.size,
         "train": [*size.train, *args.overrides],
         "seeds": seeds,
         "accuracy": table,
+        f"less {args.variants[0]}": paired,
         "by_seed": probes,
     }
     if not args.quick and args.fold is None:
@@ -247,15 +252,39 @@ def summarise(
     probes: Mapping[str, Sequence[Mapping[str, float]]],
 ) -> dict[str, dict[str, dict[str, float]]]:
     """Give mean and deviation over the seeds, of every variant and probe, in per cent."""
-
-    def spread(values: Sequence[float]) -> dict[str, float]:
-        std = statistics.stdev(values) if len(values) > 1 else 0.0
-        return {"mean": round(100 * statistics.mean(values), 2), "std": round(100 * std, 2)}
-
     return {
-        name: {metric: spread([each[metric] for each in told]) for metric in told[0]}
+        name: {metric: _mean("std", [each[metric] for each in told]) for metric in told[0]}
         for name, told in probes.items()
     }
+
+
+def compare(
+    probes: Mapping[str, Sequence[Mapping[str, float]]], base: str
+) -> dict[str, dict[str, dict[str, float]]]:
+    """Give every other variant's accuracy less the base's, in points, and the mean's error.
+
+    Also for the mean of all probes.
+    """
+    found: dict[str, dict[str, dict[str, float]]] = {}
+    for name, told in probes.items():
+        if name == base:
+            continue
+        less = [
+            {metric: mine[metric] - theirs[metric] for metric in mine}
+            for mine, theirs in zip(told, probes[base], strict=True)
+        ]
+        of_metric = {metric: [each[metric] for each in less] for metric in less[0]}
+        of_metric["mean"] = [statistics.mean(each.values()) for each in less]
+        found[name] = {key: _mean("standard_error", each) for key, each in of_metric.items()}
+    return found
+
+
+def _mean(error: str, values: Sequence[float]) -> dict[str, float]:
+    """Give the mean of fractions, and their deviation or the mean's own error, in per cent."""
+    spread = statistics.stdev(values) if len(values) > 1 else 0.0
+    if error == "standard_error":
+        spread /= len(values) ** 0.5
+    return {"mean": round(100 * statistics.mean(values), 2), error: round(100 * spread, 2)}
 
 
 def format_table(table: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:
@@ -266,7 +295,8 @@ def format_table(table: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:
         "|---" * (len(metrics) + 1) + "|",
     ]
     for name, told in table.items():
-        cells = "".join(f" {told[m]['mean']:.1f} +- {told[m]['std']:.1f} |" for m in metrics)
+        pairs = [tuple(told[metric].values()) for metric in metrics]
+        cells = "".join(f" {mean:.1f} +- {spread:.1f} |" for mean, spread in pairs)
         lines.append(f"| {name} |{cells}")
     return "\n".join(lines)
 
