@@ -14,6 +14,7 @@ from shards.store import LocalStore, Store
 # Reading this much too much costs less than a second request.
 MAX_GAP_BYTES = {"disk": 16 << 10, "network": 256 << 10}
 
+_OFFSET = itemgetter(1)  # of a MemberSpan
 
 # Members that are fetched together, in the order in which they lie: the first byte and the length
 # of them all, in bytes from the start of the shard, and each of them.
@@ -87,16 +88,14 @@ def coalesce(spans: Iterable[MemberSpan], max_gap_bytes: int) -> list[Run]:
         max_gap_bytes: between two spans of a run, at most.
     """
     runs: list[Run] = []
-    run: list[MemberSpan] = []
-    start = end = 0
-    for span in sorted(spans, key=itemgetter(1)):
+    end = 0
+    for span in sorted(spans, key=_OFFSET):
         _, offset, length, _ = span
-        if not run or offset - end > max_gap_bytes:
-            if run:
-                runs.append((start, end - start, run))
-            start, run = offset, []
-        run.append(span)
+        if runs and offset - end <= max_gap_bytes:
+            start, _, together = runs[-1]
+            together.append(span)
+            runs[-1] = start, offset + length - start, together
+        else:
+            runs.append((offset, length, [span]))
         end = offset + length
-    if run:
-        runs.append((start, end - start, run))
     return runs
