@@ -56,17 +56,17 @@ class Source:
         if isinstance(self.store, LocalStore):
             self.store.will_need(shard.name, [run[:2] for run in runs])
 
-    def _fetch(self, name: str, runs: Sequence[Run]) -> dict[str, bytes]:
+    def _fetch(self, shard: str, runs: Sequence[Run]) -> dict[str, bytes]:
         try:
-            return self._fetch_once(name, runs)
+            return self._fetch_once(shard, runs)
         except CorruptSampleError:
             # Perhaps on the way, or in a file that another one has replaced.
             if isinstance(self.store, LocalStore):
-                self.store.reopen(name)
-            return self._fetch_once(name, runs)
+                self.store.reopen(shard)
+            return self._fetch_once(shard, runs)
 
-    def _fetch_once(self, name: str, runs: Sequence[Run]) -> dict[str, bytes]:
-        contents = self.store.get_ranges(name, [run[:2] for run in runs])
+    def _fetch_once(self, shard: str, runs: Sequence[Run]) -> dict[str, bytes]:
+        contents = self.store.get_ranges(shard, [run[:2] for run in runs])
         members: dict[str, bytes] = {}
         for (start, _, spans), content in zip(runs, contents, strict=True):
             for name, offset, length, checksum in spans:
