@@ -43,6 +43,7 @@ ARRAYS: dict[str, tuple[str, tuple[int, ...]]] = {
 
 _KNOWN = {*ARRAYS, VISIBILITY, META}
 _NO_ROWS = {name: np.zeros(shape, dtype) for name, (dtype, shape) in ARRAYS.items()}
+_NO_MATRICES = _NO_ROWS[CAMERAS][:, 0]
 
 _NPY_MAGIC = b"\x93NUMPY\x01\x00"
 _NPY_HEADER = re.compile(
@@ -268,14 +269,20 @@ def decode_sample(members: Mapping[str, bytes], check_values: bool = True) -> Sa
     if (CAMERAS in members) != (VISIBILITY in members):
         raise SchemaError(f"{CAMERAS} and {VISIBILITY} tell of the same views: read both or none")
     points = decode_array(members[POINTS], *ARRAYS[POINTS])
-    cameras = _decode_optional(members, CAMERAS)
+    if CAMERAS in members:
+        cameras = decode_array(members[CAMERAS], *ARRAYS[CAMERAS])
+        view_matrices, projection_matrices = cameras[:, 0], cameras[:, 1]
+        visibility = _decode_visibility(members[VISIBILITY], len(cameras), len(points))
+    else:
+        view_matrices = projection_matrices = _NO_MATRICES
+        visibility = _no_visibility(len(points))
     sample = Sample(
         points=points,
         normals=_decode_optional(members, NORMALS),
         colors=_decode_optional(members, COLORS),
-        view_matrices=cameras[:, 0],
-        projection_matrices=cameras[:, 1],
-        visibility=_decode_visibility(members, len(points), len(cameras)),
+        view_matrices=view_matrices,
+        projection_matrices=projection_matrices,
+        visibility=visibility,
         pictures=_pictures(members),
         meta=decode_meta(members[META]),
     )
@@ -293,18 +300,20 @@ def _decode_optional(members: Mapping[str, bytes], name: str) -> np.ndarray:
 
 
 def _decode_visibility(
-    members: Mapping[str, bytes], num_points: int, num_views: int
+    content: bytes, num_views: int, num_points: int
 ) -> UInt8[np.ndarray, "V packed"]:
     packed = (num_points + 7) // 8
-    if VISIBILITY not in members:
-        return np.empty((0, packed), np.uint8)
-    content = members[VISIBILITY]
     if len(content) != num_views * packed:
         raise SchemaError(
             f"{VISIBILITY} has {len(content)} bytes: {num_views} views of {num_points} points need "
             f"{num_views} x {packed}; write the shard again"
         )
     return np.frombuffer(content, np.uint8).reshape(num_views, packed).copy()
+
+
+@lru_cache(maxsize=256)
+def _no_visibility(num_points: int) -> UInt8[np.ndarray, "0 packed"]:
+    return np.empty((0, (num_points + 7) // 8), np.uint8)
 
 
 def _pictures(members: Mapping[str, bytes]) -> dict[int, bytes]:

@@ -1,8 +1,8 @@
 """How are the bytes of a sample fetched? By range, few at a time, every checksum compared."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from operator import attrgetter
+from dataclasses import dataclass, field
+from operator import itemgetter
 
 from zlib_ng.zlib_ng import crc32
 
@@ -14,6 +14,7 @@ from shards.store import LocalStore, Store
 # Reading this much too much costs less than a second request.
 MAX_GAP_BYTES = {"disk": 16 << 10, "network": 256 << 10}
 
+_OFFSET = itemgetter(1)  # of a MemberSpan
 
 # Members that are fetched together, in the order in which they lie: the first byte and the length
 # of them all, in bytes from the start of the shard, and each of them.
@@ -22,19 +23,25 @@ Run = tuple[int, int, list[MemberSpan]]
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where the shards of a set lie, and where what is fetched of them is kept."""
+    """Where the shards of a set lie, and where what is fetched of them is kept.
+
+    Attributes:
+        cache: not used for folders.
+        max_gap_bytes: what is better read along than asked for again.
+    """
 
     store: Store
     cache: DiskCache | None
+    max_gap_bytes: int = field(init=False)
 
-    @property
-    def max_gap_bytes(self) -> int:
-        """What is better read along than asked for again."""
-        return MAX_GAP_BYTES["disk" if self.store.concurrency == 1 else "network"]
+    def __post_init__(self) -> None:
+        is_disk = self.store.concurrency == 1
+        object.__setattr__(self, "cache", None if is_disk else self.cache)
+        object.__setattr__(self, "max_gap_bytes", MAX_GAP_BYTES["disk" if is_disk else "network"])
 
     def read(self, shard: ShardEntry, runs: Sequence[Run]) -> dict[str, bytes]:
         """Read members of one sample, every checksum right."""
-        if self.cache is None or self.store.concurrency == 1:
+        if self.cache is None:
             return self._fetch(shard.name, runs)
         spans = [span for *_, run in runs for span in run]
         found = self.cache.find(shard.sha256, spans)
@@ -49,22 +56,28 @@ class Source:
         if isinstance(self.store, LocalStore):
             self.store.will_need(shard.name, [run[:2] for run in runs])
 
-    def _fetch(self, name: str, runs: Sequence[Run]) -> dict[str, bytes]:
+    def _fetch(self, shard: str, runs: Sequence[Run]) -> dict[str, bytes]:
         try:
-            return self._fetch_once(name, runs)
+            return self._fetch_once(shard, runs)
         except CorruptSampleError:
             # Perhaps on the way, or in a file that another one has replaced.
             if isinstance(self.store, LocalStore):
-                self.store.reopen(name)
-            return self._fetch_once(name, runs)
+                self.store.reopen(shard)
+            return self._fetch_once(shard, runs)
 
-    def _fetch_once(self, name: str, runs: Sequence[Run]) -> dict[str, bytes]:
-        contents = self.store.get_ranges(name, [run[:2] for run in runs])
-        return {
-            span.name: _checked(content, span, start)
-            for (start, _, spans), content in zip(runs, contents, strict=True)
-            for span in spans
-        }
+    def _fetch_once(self, shard: str, runs: Sequence[Run]) -> dict[str, bytes]:
+        contents = self.store.get_ranges(shard, [run[:2] for run in runs])
+        members: dict[str, bytes] = {}
+        for (start, _, spans), content in zip(runs, contents, strict=True):
+            for name, offset, length, checksum in spans:
+                member = content[offset - start : offset - start + length]
+                if crc32(member) != checksum or len(member) != length:
+                    raise CorruptSampleError(
+                        f"{name}, {length} bytes from {offset}, is not what was written "
+                        f"({len(member)} bytes, CRC-32 {crc32(member):08x}, not {checksum:08x})"
+                    )
+                members[name] = member
+        return members
 
 
 def coalesce(spans: Iterable[MemberSpan], max_gap_bytes: int) -> list[Run]:
@@ -74,28 +87,15 @@ def coalesce(spans: Iterable[MemberSpan], max_gap_bytes: int) -> list[Run]:
         spans: of one shard, in any order.
         max_gap_bytes: between two spans of a run, at most.
     """
-    groups: list[list[MemberSpan]] = []
+    runs: list[Run] = []
     end = 0
-    for span in sorted(spans, key=attrgetter("offset")):
+    for span in sorted(spans, key=_OFFSET):
         _, offset, length, _ = span
-        if groups and offset - end <= max_gap_bytes:
-            groups[-1].append(span)
+        if runs and offset - end <= max_gap_bytes:
+            start, _, together = runs[-1]
+            together.append(span)
+            runs[-1] = start, offset + length - start, together
         else:
-            groups.append([span])
+            runs.append((offset, length, [span]))
         end = offset + length
-    return [
-        (group[0].offset, group[-1].offset + group[-1].length - group[0].offset, group)
-        for group in groups
-    ]
-
-
-def _checked(content: bytes, span: MemberSpan, start: int) -> bytes:
-    """Cut a member out of a run that begins at `start`, and compare its checksum."""
-    first = span.offset - start
-    member = content[first : first + span.length]
-    if crc32(member) != span.crc32 or len(member) != span.length:
-        raise CorruptSampleError(
-            f"{span.name}, {span.length} bytes from {span.offset}, is not what was written "
-            f"({len(member)} bytes, CRC-32 {crc32(member):08x}, not {span.crc32:08x})"
-        )
-    return member
+    return runs

@@ -128,13 +128,14 @@ class Manifest:
         Raises:
             IndexError: there is no such sample; a negative index is padding of a batch.
         """
-        if not 0 <= sample_index < self.num_samples:
+        first_sample = self._first_sample
+        if not 0 <= sample_index < first_sample[-1]:
             raise IndexError(
                 f"sample {sample_index}: {self.url} has the samples 0 to {self.num_samples - 1}; "
                 "slots of a plan that are not valid hold no sample"
             )
-        number = bisect_right(self._first_sample, sample_index) - 1
-        return number, sample_index - self._first_sample[number]
+        number = bisect_right(first_sample, sample_index) - 1
+        return number, sample_index - first_sample[number]
 
     def shard_of(self, sample_index: int) -> ShardEntry:
         """Tell which shard holds a sample."""

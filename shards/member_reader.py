@@ -261,42 +261,43 @@ class MemberReader(Generic[S]):
     def _find(self, request: Request) -> "_Place":
         number, row = self.manifest.locate(request.sample_index)
         samples = self.manifest.parts[number].samples
-        names, num_views = self._members, samples.num_views.item(row)
-        if request.views and request.pictures:
-            names = (*names, *map(view_member, request.views))
+        names, views = self._members, request.views
+        if views and request.pictures:
+            names = (*names, *map(view_member, views))
         try:
             spans = samples.spans(row, names)
         except KeyError as error:
             raise _lacks(error.args[0], samples, row) from None
-        if request.views and not 0 <= min(request.views) <= max(request.views) < num_views:
-            raise _lacks(f"views {request.views}", samples, row)
-        runs = coalesce(spans, self._source.max_gap_bytes)
-        return _Place(request, number, row, samples.keys[row], samples.source_ids[row], runs)
+        if views and not 0 <= min(views) <= max(views) < samples.num_views.item(row):
+            raise _lacks(f"views {views}", samples, row)
+        return _Place(request, number, row, samples, coalesce(spans, self._source.max_gap_bytes))
 
     def _load(self, place: "_Place") -> S | CorruptSample:
         shard = self.manifest.shards[place.shard]
         try:
             members = self._source.read(shard, place.runs)
             sample = self.kind.decode(members)
-            if sample.source_id != place.source_id:
+            if sample.source_id != place.samples.source_ids[place.row]:
                 raise SchemaError(f"it holds {sample.source_id!r}")
             for members, column_of in self._read_columns(place) if self._columns else ():
                 for name, content in members.items():
                     column = column_of[name]
                     sample.extras[name] = decode_array(content, column.dtype, column.shape)
         except (CorruptSampleError, CodecError, SchemaError) as error:
-            return CorruptSample(place.request.sample_index, place.key, shard.name, str(error))
+            key = place.samples.keys[place.row]
+            return CorruptSample(place.request.sample_index, key, shard.name, str(error))
         return sample
 
     def _read_columns(
         self, place: "_Place"
     ) -> Iterator[tuple[dict[str, bytes], dict[str, Column]]]:
         """Give the members of each column set, and which column each of them is."""
+        key = place.samples.keys[place.row]
         for columns, source in zip(self._columns, self._column_sources, strict=True):
             samples = columns.parts[place.shard].samples
-            if (found := samples.keys[place.row]) != place.key:
+            if (found := samples.keys[place.row]) != key:
                 raise CorruptSampleError(
-                    f"{columns.url} has the columns of {found} in the place of {place.key}"
+                    f"{columns.url} has the columns of {found} in the place of {key}"
                 )
             column_of = {
                 column.member_of(view): column
@@ -322,15 +323,14 @@ class _Place(NamedTuple):
 
     Attributes:
         shard: number of its shard.
-        row: in the shard's part.
+        row: in the shard's part, which has these samples.
         runs: the members wanted, as they are best read.
     """
 
     request: Request
     shard: int
     row: int
-    key: str
-    source_id: str
+    samples: SampleColumns
     runs: list[Run]
 
 

@@ -37,14 +37,17 @@ class OpenFiles:
         Raises:
             OSError: it cannot be opened.
         """
+        try:  # without the lock; one that another thread pushes out meanwhile is a KeyError too
+            self._files.move_to_end(name)
+            return self._files[name]
+        except KeyError:
+            pass
         with self._lock:
             file = self._files.get(name)
             if file is None:
                 file = self._files[name] = _OpenFile(self._root / name)
                 if len(self._files) > MAX_OPEN_FILES:
                     self._files.popitem(last=False)
-            else:
-                self._files.move_to_end(name)
         return file
 
     def forget(self, name: str) -> None:

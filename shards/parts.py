@@ -70,9 +70,13 @@ class Parts:
             ManifestError: the part is not what the manifest says.
             StoreError: it cannot be read.
         """
+        try:  # without the lock; one that another thread pushes out meanwhile is a KeyError too
+            self._loaded.move_to_end(number)
+            return self._loaded[number]
+        except KeyError:
+            pass
         with self._lock:
             if (part := self._loaded.get(number)) is not None:
-                self._loaded.move_to_end(number)
                 return part
             loading = self._loading.get(number)
             mine = loading is None

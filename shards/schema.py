@@ -18,6 +18,7 @@ a byte, as numpy.packbits writes them.
 import hashlib
 import math
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import numpy as np
 from jaxtyping import Bool, Float16, Float32, UInt8
@@ -44,6 +45,7 @@ class SchemaError(ShardError, ValueError):
     """A sample does not hold what the schema says; the message names the member and the rule."""
 
 
+@lru_cache(maxsize=MAX_VIEWS)
 def view_member(view: int) -> str:
     """Name the member that holds the picture of a view."""
     return f"{view_prefix(view)}.jpg"

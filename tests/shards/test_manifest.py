@@ -188,6 +188,18 @@ def test_only_the_rows_used_last_stay_in_memory(shard_set):
     assert one[1].name == one[1].name == shard_name(1)
 
 
+def test_threads_that_push_out_one_another_s_rows_get_the_right_ones(shard_set):
+    parts = Parts(LocalStore(Path(shard_set.url)), shard_set.shards, max_samples=4)  # one shard
+
+    def read(thread: int) -> None:
+        for step in range(100):
+            number = (thread * step) % len(shard_set.shards)
+            assert parts[number].name == shard_name(number)
+
+    with ThreadPoolExecutor(6) as threads:
+        list(threads.map(read, range(6)))
+
+
 def test_threads_that_want_the_same_rows_wait_for_one_reading(shard_set):
     started, go_on = threading.Event(), threading.Event()
 
