@@ -188,6 +188,7 @@ def test_a_population_of_wrong_numbers_is_refused(changes: dict, message: str) -
         (("pretrain.epochs=2",), r"epochs=2: fewer than study\.population\.generations=3"),
         (("pretrain.resume=elsewhere",), "says itself where its members begin"),
         (("pretrain.pause_after=2",), "says itself where its members begin"),
+        (("pretrain.resume_changes=[optim.lr]",), r"says itself what .* \(optim\.lr, loss\.temp"),
         (("pretrain.out=elsewhere",), "looked for in its trial's folder"),
         (("pretrain.checkpoints=elsewhere",), "looked for in its trial's folder"),
         (("pretrain.loss.learn_temperature=true",), "not looked at again"),
@@ -200,6 +201,29 @@ def test_what_would_fail_in_every_member_is_told_before_any_is_trained(
 ) -> None:
     with pytest.raises(ConfigError, match=message):
         breeding_of(study(more=more))
+
+
+def test_what_only_a_later_member_could_come_to_have_is_refused_before_any_is_trained() -> None:
+    """The first four draw rates above 2e-4; one of their children could not be trained."""
+    told = study(more=("pretrain.optim.min_lr=2e-4",))
+    drawn = [float(each.settings["pretrain.optim.lr"]) for each in first_generation(told)]
+    assert min(drawn) > 2e-4
+    with pytest.raises(
+        ConfigError, match=r"may come .*optim\.min_lr=0\.0002.*optim\.lr=0\.0001.*nar"
+    ):
+        breeding_of(told)
+    assert breeding_of(study(more=("pretrain.optim.min_lr=1e-4",))).epochs == 6
+    # Two that vary are each well with the other as it is first drawn, and not at their ends.
+    lowest = Parameter("pretrain.optim.min_lr", (1e-6, 2e-4))
+    weight = Parameter("pretrain.loss.local_weight", (0.5, 1.0))
+    both = study(parameters=(weight, LR, lowest), seed=1)
+    first = first_generation(both)[0].settings
+    assert float(first["pretrain.optim.lr"]) > 2e-4 > float(first["pretrain.optim.min_lr"])
+    with pytest.raises(ConfigError, match=r"optim\.min_lr=0\.0002.*optim\.lr=0\.0001"):
+        breeding_of(both)
+    scale = Parameter("pretrain.data.augment.scale_min", (0.5, 0.9, 1.3))
+    with pytest.raises(ConfigError, match=r"scale_min=1\.3, data\.augment\.scale_max=1\.2"):
+        breeding_of(study(parameters=(LR, scale)))
 
 
 def figures_of(members: Sequence[Member]) -> list[float]:
