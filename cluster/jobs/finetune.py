@@ -13,6 +13,7 @@ from cluster.runtime import RuntimeConfig, absolute_place, resume_from
 from cluster.trackers import TrackerName
 from cluster.training import train_to_the_end
 from picpoint.data.dataset import open_dataset
+from picpoint.model import check_num_points
 from picpoint.train.claim import check_owner, owner_of
 from picpoint.train.finetune import finetune
 from picpoint.train.finetune_log import FinetuneReport
@@ -48,6 +49,10 @@ class FinetuneJob(FinetuneConfig):
     resume: str | bool = "auto"
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
     trackers: tuple[TrackerName, ...] = ()
+
+    def __post_init__(self) -> None:
+        FinetuneConfig.__post_init__(self)
+        check_num_points(self.point_encoder, self.data.num_points)
 
     @property
     def command(self) -> str:

@@ -124,6 +124,16 @@ def test_a_pretraining_run_is_a_beginning(
     assert shown["M parameters"] == pytest.approx(result["parameters"] / 1e6)
 
 
+def test_crops_too_small_for_the_encoder_are_refused_before_anything_is_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    where = ["data.shards=s", f"out={tmp_path / 'run'}", "experiment=s3dis_rooms_pointnext_s"]
+    assert main(["finetune", *where, "data.num_points=255"]) == 2
+    told = capsys.readouterr().err
+    assert "data.num_points=255: pointnext_s needs 256 points or more" in told
+    assert not (tmp_path / "run").exists()
+
+
 def test_dry_run_tells_the_plan(
     solids: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

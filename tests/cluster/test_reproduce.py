@@ -14,7 +14,9 @@ from cluster.jobs import reproduce
 from cluster.jobs.finetune import FinetuneJob
 from cluster.jobs.pretrain import PretrainJob
 from cluster.jobs.reproduce import ExperimentStep, ReproduceJob
+from cluster.report_sources import read_finetuning
 from picpoint.model import build_point_encoder
+from picpoint.report.parts import CloudPairs, part_sections
 from shards.schema import Sample
 from tests.conftest import CLASSES, make_shape
 
@@ -182,6 +184,10 @@ def test_rooms_of_s3dis_are_learnt_from_what_was_pretrained_in_their_shape(
     assert {told["stem.weight"], told["stem.bias"]} == {"initialised"}
     stages = {fate for name, fate in told.items() if name.startswith("stages.")}
     assert stages == {"used"}
+    # The report shows a room by its id.
+    (section,) = part_sections([read_finetuning(tmp_path / "s3dis")])
+    (shown,) = [block for block in section.blocks if isinstance(block, CloudPairs)]
+    assert [pair.title for pair in shown.pairs] == ["Area_5/hallway_6"]
     for name in ("s3dis", "s3dis_scratch"):
         result = json.loads((tmp_path / name / "result.json").read_text())
         assert (result["num_train"], result["num_evaluated"]) == (2, 1)
