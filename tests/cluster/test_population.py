@@ -21,11 +21,12 @@ from cluster.generations import (
     next_generation,
 )
 from cluster.jobs import tune
-from cluster.parameter import Parameter
+from cluster.parameter import Parameter, Settings
 from cluster.population import PopulationConfig, choose_parents, perturb
 from cluster.population_table import format_population, lineage
 from cluster.report_sources import read_study_shown
 from cluster.study import Figure, Step, StudyConfig, StudyFailedError, Variant, commands_of
+from cluster.study_on_tune import Search, Tried
 from cluster.study_table import read_study, write_study
 from cluster.trial import TrialResult, keep_result
 from cluster.trial_row import TrialRow
@@ -371,3 +372,37 @@ def test_a_study_whose_members_all_failed_says_how_they_are_run_again(
         keep_result(folder, TrialResult("failed", None, 1.0, "s: no such folder"))
     with pytest.raises(StudyFailedError, match=r"generation 1.*no such folder.*retry_failed=true"):
         tune.run(job)
+
+
+@pytest.mark.parametrize(
+    ("losses", "begun", "state"), [(1, 2, "done"), (3, 4, "done"), (9, 4, "failed")]
+)
+def test_a_member_that_is_lost_is_run_again_and_not_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, losses: int, begun: int, state: str
+) -> None:
+    job = tune.TuneJob(study=study(), out=str(tmp_path))
+    (first, *_) = first_generation(job.study)
+    runs: list[list[Settings]] = []
+
+    def run(trials: Trials, asked: Search, name: str) -> list[Tried]:
+        """Train all but the first member, which is lost so many times."""
+        waiting = asked.space["point"]["grid_search"]
+        for settings in waiting:
+            is_first = (
+                settings["pretrain.pause_after"] == 2 and settings.items() >= first.settings.items()
+            )
+            if not (is_first and len(runs) < losses):
+                trials.folder(settings).mkdir(parents=True)
+                keep_result(trials.folder(settings), TrialResult("done", 0.5, 1.0))
+        runs.append(waiting)
+        return [Tried(settings, "its node died") for settings in waiting]
+
+    monkeypatch.setattr(tune, "on_ray", lambda address: contextlib.nullcontext())
+    monkeypatch.setattr(tune, "run_on_tune", run)
+    tune.run(job)
+    row = read_study(tmp_path).trials[0]
+    assert row.settings == first.settings
+    assert row.result.state == state
+    assert "its node died" in row.result.reason or state == "done"
+    # Those that were not lost are run once.
+    assert [len(waiting) for waiting in runs[:begun]] == [4] + [1] * (begun - 1)
