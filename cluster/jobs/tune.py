@@ -17,6 +17,7 @@ from cluster.study import (
     points,
     trial_id,
 )
+from cluster.study_check import check_study
 from cluster.study_on_tune import given, search
 from cluster.study_table import TABLE_FILE, write_study
 from cluster.trial import ENDED
@@ -56,6 +57,7 @@ class TuneJob:
 def describe(job: TuneJob) -> list[str]:
     """Say which trials there would be, and what each would run."""
     study, trials = job.study, job.trials
+    check_study(study)
     if study.scheduler == "population":
         return _describe_population(trials)
     if study.search == "optuna":
@@ -114,11 +116,13 @@ def run(job: TuneJob) -> None:
     """Run the trials that are not finished, and write the study's table and plot.
 
     Raises:
-        ConfigError: a trial needs more than the cluster has, or no population can be bred.
+        ConfigError: a trial needs more than the cluster has, a command of the study has a wrong key
+            or value, or no population can be bred.
         KeyboardInterrupt: the study was stopped; the same command goes on.
         StudyFailedError: every trial failed, or every one of a generation.
     """
     study, trials = job.study, job.trials
+    check_study(study)
     breeding = breeding_of(study) if study.scheduler == "population" else None
     out = str(trials.out)
     keep_or_start(out, "tune", job, "", moot=("out", "trial", "retry_failed"))
