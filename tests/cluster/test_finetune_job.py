@@ -124,6 +124,14 @@ def test_a_pretraining_run_is_a_beginning(
     assert shown["M parameters"] == pytest.approx(result["parameters"] / 1e6)
 
 
+def test_features_that_a_task_would_not_look_at_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    where = ["data.shards=s", f"out={tmp_path / 'run'}", "point_features=[position,normal]"]
+    assert main(["finetune", *where]) == 2
+    assert "point_features=['position', 'normal']: task=classify" in capsys.readouterr().err
+
+
 def test_crops_too_small_for_the_encoder_are_refused_before_anything_is_written(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
