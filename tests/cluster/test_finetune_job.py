@@ -106,6 +106,21 @@ def test_a_pretraining_run_is_a_beginning(
         if name.startswith("point_encoder.")
     }
     assert kept
+    # As its pre-training had it; 5 neighbours are another network, of which no tensor tells.
+    assert "is another than theirs" not in told
+    other = ["freeze=true", "epochs=1", "point_encoder.num_neighbours=5"]
+    where_else = [*where[:1], f"out={tmp_path / 'other'}", *where[2:]]
+    assert main(["finetune", *where_else, *TINY, *other]) == 0
+    assert "another than theirs (num_neighbours was 4, is 5)" in capsys.readouterr().out
+    for wrong, message in (
+        (["initialise=[stme]"], "no tensor's name begins so"),
+        (["point_encoder.pooled_width=8"], "do not fit"),
+    ):
+        assert (
+            main(["finetune", *where[:1], f"out={tmp_path / 'no'}", *where[2:], *TINY, *wrong]) == 2
+        )
+        assert message in capsys.readouterr().err
+        assert not (tmp_path / "no").exists()
     for name, value in kept.items():
         assert torch.equal(tuned.state["model"][f"encoder.{name}"], value)
     # The same command finds its result, and says it again.
@@ -166,7 +181,7 @@ def test_dry_run_tells_the_plan(
         (["weights=nowhere"], 4, "no such folder"),
         (["freeze=true"], 2, "needs task=classify and weights"),
         (["task=segment"], 2, "task='segment'"),
-        (["task=parts", "data.num_points=81"], 2, "holds 80"),
+        (["task=parts", "data.num_points=81"], 2, "36 of 36 clouds"),
         (["global_batch=36"], 2, "only 24 clouds"),
     ],
 )
@@ -182,6 +197,8 @@ def test_what_is_wrong_is_told_in_one_line(
     assert main([*base, *overrides]) == code
     told = capsys.readouterr().err.strip().splitlines()
     assert message in told[-1]
+    # No record of it stands in the way of the mended command.
+    assert not (tmp_path / "o").exists()
 
 
 @pytest.mark.parametrize(
