@@ -13,6 +13,7 @@ from cluster.runtime import RuntimeConfig, absolute_place, resume_from
 from cluster.trackers import TrackerName
 from cluster.training import train_to_the_end
 from picpoint.data.dataset import Dataset, open_dataset
+from picpoint.data.dataset_split import check_sizes
 from picpoint.model import check_num_points
 from picpoint.train.claim import check_owner, owner_of
 from picpoint.train.differences import name_differences
@@ -103,7 +104,9 @@ class FinetuneJob(FinetuneConfig):
 def describe(job: FinetuneJob) -> list[str]:
     """Say what would be read, run and written."""
     reader = CloudReader(job.data.shards, cache=job.data.cache)
-    clouds = choose_clouds(job.training, open_dataset(reader))
+    dataset = open_dataset(reader)
+    clouds = choose_clouds(job.training, dataset)
+    check_sizes(job.data, dataset, clouds.split)
     rows = rows_of_ranks(clouds.plan, job.ghost_batch, job.runtime.most_workers)
     num_bytes = bytes_of_cloud(reader.manifest.row(0).members, job)
     begins = f"from {job.weights}" if job.weights else "from scratch"
@@ -132,6 +135,7 @@ def run(job: FinetuneJob) -> None:
     dataset = open_dataset(CloudReader(job.data.shards, cache=job.data.cache))
     clouds = choose_clouds(job.training, dataset)
     # Before anything is written: a record of this run would stand in the way of its mending.
+    check_sizes(job.data, dataset, clouds.split)
     if job.weights and done_stage(job.out, job.command) is None:
         _check_weights(job, dataset)
     rows_of_ranks(clouds.plan, job.ghost_batch, job.runtime.most_workers)

@@ -13,6 +13,7 @@ from cluster.progress import ProgressLine
 from cluster.record import keep_or_start, plain
 from picpoint.data.clouds import CloudDataConfig
 from picpoint.data.dataset import Dataset, open_dataset
+from picpoint.data.dataset_split import Split, check_sizes, split_clouds
 from picpoint.encoders.dgcnn import Dgcnn
 from picpoint.encoders.pointnext import PointNext
 from picpoint.evaluate.cloud_features import calibrate_on_clouds, encode_clouds
@@ -28,7 +29,6 @@ from picpoint.evaluate.frozen_result import (
     write_frozen,
 )
 from picpoint.model import build_point_encoder, check_num_points
-from picpoint.train.finetune_settings import Split, split_clouds
 from picpoint.train.pretrained import PretrainedEncoder, read_pretrained
 from picpoint.weights.cost import encoder_cost
 from shards.cloud_sets import CloudReader
@@ -112,7 +112,9 @@ def run(job: ProbeJob) -> None:
 
 def _open(job: ProbeJob) -> tuple[Dataset, Split]:
     dataset = open_dataset(CloudReader(job.data.shards, cache=job.data.cache))
-    return dataset, split_clouds(job.data, dataset)
+    split = split_clouds(job.data, dataset)
+    check_sizes(job.data, dataset, split)
+    return dataset, split
 
 
 def _probe(

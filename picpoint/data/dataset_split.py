@@ -26,9 +26,8 @@ def split_clouds(config: CloudDataConfig, dataset: Dataset) -> Split:
     """Split a data set as a config says.
 
     Raises:
-        DatasetError: no such split; a cloud of it has fewer points than are asked for; and of a
-            data set whose clouds have classes, a cloud without one, or a class that is measured on
-            and not learnt.
+        DatasetError: no such split; and of a data set whose clouds have classes, a cloud without
+            one, or a class that is measured on and not learnt.
     """
     train = dataset.rows_of(config.train)
     match config.evaluate_on:
@@ -41,9 +40,32 @@ def split_clouds(config: CloudDataConfig, dataset: Dataset) -> Split:
         train = _take(dataset, train, config.label_share, config.split_seed)
     if dataset.info.class_names:
         _check_labels(dataset, train, evaluated)
-    if config.subset != "crop":  # which repeats points
-        _check_sizes(dataset, np.concatenate([train, evaluated]), config.num_points)
     return Split(train, evaluated)
+
+
+def check_sizes(config: CloudDataConfig, dataset: Dataset, split: Split) -> None:
+    """Make sure, by the manifest, that every cloud has the points that will be asked of it.
+
+    Raises:
+        DatasetError: one has fewer, and no crop is taken, which repeats points.
+    """
+    if config.subset == "crop":
+        return
+    manifest, rows = dataset.reader.manifest, np.concatenate([split.train, split.evaluated])
+    sizes = np.concatenate(
+        [
+            manifest.parts[number].samples.num_points
+            for number, entry in enumerate(manifest.shards)
+            if entry.num_samples
+        ]
+    )[rows]
+    if count := int((sizes < config.num_points).sum()):
+        least = manifest.row(int(rows[sizes.argmin()]))
+        raise DatasetError(
+            f"data.num_points={config.num_points}: {count} of {len(rows)} clouds of {manifest.url} "
+            f"hold fewer; the smallest, {least.source_id!r}, holds {least.num_points}: ask for so "
+            "few, or leave them out"
+        )
 
 
 def _take(
@@ -102,23 +124,4 @@ def _check_labels(
         raise DatasetError(
             f"{url}: class {dataset.info.class_names[min(unseen)]!r} is tested and not trained on; "
             "add clouds of it to data.train, or leave it out of the data set"
-        )
-
-
-def _check_sizes(dataset: Dataset, rows: Int64[np.ndarray, " n"], num_points: int) -> None:
-    """Make sure, by the manifest, that every cloud has the points that will be asked of it."""
-    manifest = dataset.reader.manifest
-    sizes = np.concatenate(
-        [
-            manifest.parts[number].samples.num_points
-            for number, entry in enumerate(manifest.shards)
-            if entry.num_samples
-        ]
-    )[rows]
-    if (small := np.flatnonzero(sizes < num_points)).size:
-        least = manifest.row(int(rows[sizes.argmin()]))
-        raise DatasetError(
-            f"data.num_points={num_points}: {small.size} of {len(rows)} clouds of {manifest.url} "
-            f"hold fewer, the smallest, {least.source_id!r}, holds {least.num_points}; ask for so "
-            "few, or leave them out"
         )
