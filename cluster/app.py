@@ -301,22 +301,18 @@ def _add_data(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
         action="store_true",
         help="take it with fewer clouds than were published, without meshes that cannot be read",
     )
-    prepare.add_argument("--num-points", type=int, default=2048, help="drawn of each mesh")
+    prepare.add_argument("--num-points", type=int, help="drawn of each mesh; 2048 if not given")
     prepare.add_argument(
         "--up",
         choices=["y", "z"],
-        default="",
         help="which axis of meshes and of a folder's clouds is up, where it is not the usual one",
     )
     prepare.add_argument(
         "--fold",
         type=int,
-        default=0,
-        help="of `rendered`, `sweethome3d` and `kicad`: which one is the test",
+        help="of `rendered`, `sweethome3d` and `kicad`: which one is the test; 0 if not given",
     )
-    prepare.add_argument(
-        "--holdout-unit", choices=["shape", "series"], default="shape", help="of `rendered`"
-    )
+    prepare.add_argument("--holdout-unit", choices=["shape", "series"], help="of `rendered`")
     prepare.add_argument("--clouds-per-shard", type=int, default=CLOUDS_PER_SHARD)
     prepare.add_argument("--traceback", action="store_true", default=argparse.SUPPRESS)
 

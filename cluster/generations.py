@@ -7,11 +7,13 @@ trained once.
 """
 
 import dataclasses
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from omegaconf import DictConfig, OmegaConf
 
 from cluster.compose import ConfigError, compose_config, load_job
 from cluster.jobs.pretrain import PretrainJob
@@ -69,18 +71,23 @@ class Breeding:
 
 
 def breeding_of(study: StudyConfig) -> Breeding:
-    """Find out how a study's members are trained; the settings of the first generation are checked.
+    """Find out how a study's members are trained; all that they can come to have is checked.
 
     Raises:
-        ConfigError: they are wrong, or such that no member can go on from another.
+        ConfigError: their settings are wrong, or may come to be, or are such that no member can go
+            on from another.
     """
-    changes = ",".join(
-        key.removeprefix("pretrain.") for each in study.parameters for key in each.keys
-    )
-    told = dataclasses.replace(study, more=(*study.more, f"pretrain.resume_changes=[{changes}]"))
+    changes = [key.removeprefix("pretrain.") for each in study.parameters for key in each.keys]
     trial = Path("/trial")
-    jobs = [_job(told, member.settings, trial) for member in first_generation(told)]
-    job = jobs[0]
+    (_, *overrides), *_ = commands_of(study, first_generation(study)[0].settings, str(trial))
+    config = compose_config("pretrain", overrides)
+    if config.resume_changes:
+        raise ConfigError(
+            f"pretrain.resume_changes=[{','.join(config.resume_changes)}]: a population says "
+            f"itself what changes where a member goes on ({', '.join(changes)}); leave it out"
+        )
+    config.resume_changes = changes
+    job = load_job(PretrainJob, config)
     if job.resume_from != "auto" or job.pause_after:
         raise ConfigError(
             f"pretrain.resume={job.resume}, pretrain.pause_after={job.pause_after}: a population "
@@ -96,12 +103,38 @@ def breeding_of(study: StudyConfig) -> Breeding:
             f"pretrain.epochs={job.epochs}: fewer than study.population.generations="
             f"{study.population.generations}, of which each trains for one epoch at least"
         )
-    return Breeding(told, job.epochs, str(Path(job.out).relative_to(trial)))
+    _check_reachable(study, config)
+    told = f"pretrain.resume_changes=[{','.join(changes)}]"
+    told_study = dataclasses.replace(study, more=(*study.more, told))
+    return Breeding(told_study, job.epochs, str(Path(job.out).relative_to(trial)))
 
 
-def _job(study: StudyConfig, settings: Settings, trial: Path) -> PretrainJob:
-    (_, *overrides), *_ = commands_of(study, settings, str(trial))
-    return load_job(PretrainJob, compose_config("pretrain", overrides))
+def _check_reachable(study: StudyConfig, config: DictConfig) -> None:
+    """Make sure that pre-training takes whatever a member may come to have.
+
+    Its rules for what can change bind two settings at most, as a rate and where its cosine ends;
+    so they are kept everywhere if they are at the ends of every two ranges.
+
+    Args:
+        study: what varies, and in which ranges.
+        config: of one member's pre-training.
+
+    Raises:
+        ConfigError: it does not take all of it.
+    """
+    parameters = study.parameters
+    for some in itertools.combinations(parameters, min(2, len(parameters))):
+        for values in itertools.product(*(each.values or each.bounds for each in some)):
+            reached = config.copy()
+            for key, value in spread(some, values).items():
+                OmegaConf.update(reached, key.removeprefix("pretrain."), value)
+            try:
+                load_job(PretrainJob, reached)
+            except ConfigError as error:
+                raise ConfigError(
+                    "study.parameters: a member of the population may come to have what pretrain "
+                    f"refuses, and would fail: {error}; narrow its range, or set the other one"
+                ) from error
 
 
 def first_generation(study: StudyConfig) -> list[Member]:

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import yaml
 
+from cluster.compose import flatten
+from picpoint.train.differences import name_differences
 from shards.errors import AlreadyInStoreError, NotFoundInStoreError
 from shards.store import open_store, put_once
 
@@ -76,7 +78,8 @@ def keep_or_start(
         moot: top-level settings that may differ without making it another job.
 
     Raises:
-        RunExistsError: the folder holds the same job with other settings or from other inputs.
+        RunExistsError: the folder holds the same job with other settings, which are named, or from
+            other inputs.
         StoreError: the folder cannot be read or written.
     """
     store = open_store(out)
@@ -87,8 +90,9 @@ def keep_or_start(
     try:
         put_once(store, record, config.encode())
     except AlreadyInStoreError as error:
-        is_other_source = not store.get(record).startswith(first_line.encode())
-        other = "from other inputs than now" if is_other_source else "with other settings"
+        then, now = (dict(flatten(yaml.safe_load(each))) for each in (store.get(record), config))
+        changed = name_differences(then, now)
+        other = f"with other settings ({changed})" if changed else "from other inputs than now"
         raise RunExistsError(
             f"{out}/{record} was made {other}; set them back, choose another `out`, or remove {out}"
         ) from error
@@ -96,6 +100,14 @@ def keep_or_start(
     if before is not None:
         print(f"kept: {job_name} in {out}, done at commit {before.commit}", flush=True)
     return Stage(out, job_name, started=time.perf_counter(), kept=before is not None)
+
+
+def recorded_settings(out: str, job_name: str) -> dict[str, object]:
+    """Read the settings that a job began with in a folder; none where it did not."""
+    try:
+        return yaml.safe_load(open_store(out).get(f"{job_name}.yaml"))
+    except NotFoundInStoreError:
+        return {}
 
 
 def done_stage(out: str, job_name: str) -> DoneStage | None:

@@ -5,6 +5,7 @@ trained once, whoever asks for them, and a study that is begun again goes on. It
 of the command line, which go on from what is finished, too.
 """
 
+import difflib
 import hashlib
 import itertools
 import json
@@ -12,11 +13,11 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal, TypeGuard
 
 import numpy as np
 
-from cluster.compose import ConfigError
+from cluster.compose import ConfigError, flatten
 from cluster.parameter import Parameter, Settings, Value, draw, spread
 from cluster.population import PopulationConfig
 from picpoint.train.settings import CHANGEABLE
@@ -281,12 +282,17 @@ def read_figure(figure: Figure, folder: str) -> list[float]:
 
 
 def _number_at(text: str, key: str, path: Path) -> float:
-    found: Any = json.loads(text)
-    for part in key.split("."):
-        found = found.get(part) if isinstance(found, dict) else None
-    if not isinstance(found, int | float) or isinstance(found, bool):
-        raise ConfigError(f"study.figure.key={key}: {path} has no such number; see what it holds")
-    return float(found)
+    told = {name: value for name, value in flatten(json.loads(text)) if _is_number(value)}
+    if key not in told:
+        near = ", ".join(difflib.get_close_matches(key, told, cutoff=0.0)) or "none at all"
+        raise ConfigError(
+            f"study.figure.key={key}: {path} has no such number; the nearest of its own: {near}"
+        )
+    return float(told[key])
+
+
+def _is_number(value: object) -> TypeGuard[int | float]:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def varied_keys(study: StudyConfig) -> Sequence[str]:

@@ -18,6 +18,7 @@ from typing import Literal, TextIO
 
 from pydantic import TypeAdapter, ValidationError
 
+from cluster.compose import ConfigError
 from cluster.parameter import Settings
 from cluster.study import StudyConfig, commands_of, read_figure
 from picpoint.publish import publish_text
@@ -77,6 +78,27 @@ def run_trial(
     folder.mkdir(parents=True, exist_ok=True)
     (folder / RESULT_FILE).unlink(missing_ok=True)
     publish_text(json.dumps(dict(settings), indent=1) + "\n", folder / _TRIAL_FILE)
+    started = time.monotonic()
+    try:
+        return _run_commands(study, settings, folder, more, report, cores)
+    except ConfigError as error:  # what the figure is read of has no such number
+        seconds = time.monotonic() - started
+        return keep_result(folder, TrialResult("failed", None, seconds, str(error)))
+
+
+def _run_commands(
+    study: StudyConfig,
+    settings: Settings,
+    folder: Path,
+    more: Sequence[str],
+    report: Callable[[float], None],
+    cores: int,
+) -> TrialResult:
+    """Run the commands of a trial, and keep how it ended.
+
+    Raises:
+        ConfigError: its figure's file has no such number.
+    """
     started = time.monotonic()
     told = 0
     for command in commands_of(study, settings, str(folder)):

@@ -58,7 +58,8 @@ class CloudBatch:
     """Labelled clouds without pictures, for downstream tasks.
 
     Attributes:
-        keys: sample keys, for error messages and predictions.
+        keys: source ids, for error messages and the titles of pictures: they are unique in a set,
+            and say more than the hashes that are the samples' keys.
         points: in farthest-point order where the network needs that.
         features: of each point, beside its position; C = 0 where the network takes none.
         labels: class of each cloud; of no meaning where `valid` is False.

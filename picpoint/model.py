@@ -148,6 +148,24 @@ def build_point_encoder(config: PointEncoderConfig, ghost_batch: int) -> Dgcnn |
             return PointNext(config, ghost_batch)
 
 
+def check_num_points(config: PointEncoderConfig, num_points: int) -> None:
+    """Make sure that an encoder, or its segmentation form, takes clouds of so many points.
+
+    Raises:
+        ValueError: its strides leave none of them, or it seeks more neighbours than there are.
+    """
+    match config:
+        case DgcnnConfig():
+            least, remedy = config.num_neighbours, "point_encoder.num_neighbours"
+        case PointNextConfig():
+            least, remedy = math.prod(config.strides), "point_encoder.strides"
+    if num_points < least:
+        raise ValueError(
+            f"data.num_points={num_points}: {config.name} needs {least} points or more; give "
+            f"larger clouds, or lower {remedy}"
+        )
+
+
 def gather_points(
     local: Float[Tensor, "B M C"], point_index: Int64[Tensor, "B V K"]
 ) -> Float[Tensor, "B V K C"]:

@@ -7,20 +7,25 @@ from pathlib import Path
 
 import torch
 
-from cluster.record import keep_or_start
+from cluster.record import done_stage, keep_or_start
 from cluster.run_cost import bytes_of_cloud, finetune_cost
 from cluster.runtime import RuntimeConfig, absolute_place, resume_from
 from cluster.trackers import TrackerName
 from cluster.training import train_to_the_end
-from picpoint.data.dataset import open_dataset
+from picpoint.data.dataset import Dataset, open_dataset
+from picpoint.data.dataset_split import check_sizes
+from picpoint.model import check_num_points
 from picpoint.train.claim import check_owner, owner_of
+from picpoint.train.differences import name_differences
 from picpoint.train.finetune import finetune
 from picpoint.train.finetune_log import FinetuneReport
 from picpoint.train.finetune_result import RESULT_FILE, FinetuneResult, read_result
-from picpoint.train.finetune_settings import Clouds, FinetuneConfig, choose_clouds
+from picpoint.train.finetune_settings import FinetuneConfig, build_network, choose_clouds
 from picpoint.train.notice import Notice
+from picpoint.train.pretrained import read_pretrained
 from picpoint.train.restore import own_checkpoint
 from picpoint.train.settings import rows_of_ranks
+from picpoint.weights.transfer import transfer_weights
 from shards.cloud_sets import CloudReader
 
 # What may differ when a run goes on.
@@ -48,6 +53,15 @@ class FinetuneJob(FinetuneConfig):
     resume: str | bool = "auto"
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
     trackers: tuple[TrackerName, ...] = ()
+
+    def __post_init__(self) -> None:
+        FinetuneConfig.__post_init__(self)
+        check_num_points(self.point_encoder, self.data.num_points)
+        if self.point_features and self.task == "classify":
+            raise ValueError(
+                f"point_features={list(self.point_features)}: task=classify takes positions alone, "
+                "as pre-training does; leave them out"
+            )
 
     @property
     def command(self) -> str:
@@ -90,7 +104,9 @@ class FinetuneJob(FinetuneConfig):
 def describe(job: FinetuneJob) -> list[str]:
     """Say what would be read, run and written."""
     reader = CloudReader(job.data.shards, cache=job.data.cache)
-    clouds = choose_clouds(job.training, open_dataset(reader))
+    dataset = open_dataset(reader)
+    clouds = choose_clouds(job.training, dataset)
+    check_sizes(job.data, dataset, clouds.split)
     rows = rows_of_ranks(clouds.plan, job.ghost_batch, job.runtime.most_workers)
     num_bytes = bytes_of_cloud(reader.manifest.row(0).members, job)
     begins = f"from {job.weights}" if job.weights else "from scratch"
@@ -116,8 +132,12 @@ def run(job: FinetuneJob) -> None:
             NonFiniteLossError: as `finetune`.
     """
     out = Path(job.out)
-    clouds = _clouds_of(job)
+    dataset = open_dataset(CloudReader(job.data.shards, cache=job.data.cache))
+    clouds = choose_clouds(job.training, dataset)
     # Before anything is written: a record of this run would stand in the way of its mending.
+    check_sizes(job.data, dataset, clouds.split)
+    if job.weights and done_stage(job.out, job.command) is None:
+        _check_weights(job, dataset)
     rows_of_ranks(clouds.plan, job.ghost_batch, job.runtime.most_workers)
     folder = job.checkpoints_of(out)
     check_owner(folder, owner_of(out, job.checkpoints))
@@ -132,9 +152,22 @@ def run(job: FinetuneJob) -> None:
     print(format_result(read_result(out)))
 
 
-def _clouds_of(job: FinetuneJob) -> Clouds:
-    dataset = open_dataset(CloudReader(job.data.shards, cache=job.data.cache))
-    return choose_clouds(job.training, dataset)
+def _check_weights(job: FinetuneJob, dataset: Dataset) -> None:
+    """Make sure that a run can begin from its weights; say in what the encoders are unlike.
+
+    The number of neighbours, a radius or a stride may be another than the weights were learnt with,
+    and no tensor shows it.
+
+    Raises:
+        EncoderFileError, CheckpointError, TransferRefusedError: it cannot.
+    """
+    pretrained = read_pretrained(job.weights)
+    network = build_network(job.training, dataset)
+    transfer_weights(network.trunk, pretrained.state, job.initialise)
+    was, now = (dataclasses.asdict(each) for each in (pretrained.config, job.point_encoder))
+    # The stage that gives local features has no meaning here.
+    if unlike := name_differences(was, now, may_differ=("local_stage",)):
+        print(f"weights of {job.weights}: point_encoder is another than theirs ({unlike})")
 
 
 def _summary(report: Mapping[str, float]) -> str:

@@ -8,11 +8,18 @@ from pathlib import Path
 import torch
 
 from cluster.compose import ConfigError
-from cluster.record import done_stage, keep_or_start
+from cluster.record import (
+    RunExistsError,
+    Stage,
+    done_stage,
+    keep_or_start,
+    recorded_settings,
+)
 from cluster.run_cost import bytes_of_shape, pretrain_cost
 from cluster.runtime import RuntimeConfig, absolute_place, resume_from
 from cluster.trackers import TrackerName
 from cluster.training import train_to_the_end
+from picpoint.model import check_num_points
 from picpoint.train.claim import check_owner, owner_of
 from picpoint.train.log import LOG_FILE, StepReport
 from picpoint.train.notice import Notice
@@ -54,6 +61,10 @@ class PretrainJob(PretrainConfig):
     resume: str | bool = "auto"
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
     trackers: tuple[TrackerName, ...] = ()
+
+    def __post_init__(self) -> None:
+        PretrainConfig.__post_init__(self)
+        check_num_points(self.point_encoder, self.data.num_points)
 
     @property
     def resume_from(self) -> str:
@@ -146,13 +157,32 @@ def run(job: PretrainJob) -> None:
             f"pause_after={job.pause_after}: the checkpoint that the run would go on from is of "
             f"step {resumed_at}, {plan.batches_per_epoch} an epoch; pause later"
         )
-    stage = keep_or_start(job.out, "pretrain", job, plan.digest, moot=_MOOT)
+    stage = _keep_or_start(job, plan)
     if stage.kept:
         return
     # From here on, whoever begins again goes on.
     job = dataclasses.replace(job, resume="auto" if job.resume_from == "never" else job.resume)
     train_to_the_end(job, job.checkpoints_of(out), _summary, resumed_at, _probed)
     stage.finish()
+
+
+def _keep_or_start(job: PretrainJob, plan: ReadPlan) -> Stage:
+    """Begin or go on in the run's folder; where that of a run that paused is in the way, say how.
+
+    Raises:
+        RunExistsError: the folder holds a run of other settings or inputs.
+    """
+    try:
+        return keep_or_start(job.out, "pretrain", job, plan.digest, moot=_MOOT)
+    except RunExistsError as error:
+        pause = recorded_settings(job.out, "pretrain").get("pause_after")
+        if not pause:
+            raise
+        raise RunExistsError(
+            f"{error}. It is of a run that pauses after epoch {pause}: to go on from where it "
+            f"paused give resume={job.out} and an `out` of its own, and name in resume_changes "
+            "what is to be otherwise from there on"
+        ) from error
 
 
 def _probe_shapes(job: PretrainJob, manifest: Manifest) -> ProbeShapes | None:

@@ -8,10 +8,12 @@ from typing import Literal
 
 import torch
 
+from cluster.compose import ConfigError
 from cluster.progress import ProgressLine
 from cluster.record import keep_or_start, plain
 from picpoint.data.clouds import CloudDataConfig
 from picpoint.data.dataset import Dataset, open_dataset
+from picpoint.data.dataset_split import Split, check_sizes, split_clouds
 from picpoint.encoders.dgcnn import Dgcnn
 from picpoint.encoders.pointnext import PointNext
 from picpoint.evaluate.cloud_features import calibrate_on_clouds, encode_clouds
@@ -26,8 +28,7 @@ from picpoint.evaluate.frozen_result import (
     score_features,
     write_frozen,
 )
-from picpoint.model import build_point_encoder
-from picpoint.train.finetune_settings import Split, split_clouds
+from picpoint.model import build_point_encoder, check_num_points
 from picpoint.train.pretrained import PretrainedEncoder, read_pretrained
 from picpoint.weights.cost import encoder_cost
 from shards.cloud_sets import CloudReader
@@ -88,6 +89,7 @@ def run(job: ProbeJob) -> None:
     """Probe an encoder, write the result and print its table.
 
     Raises:
+        ConfigError: the encoder takes larger clouds.
         DatasetError, ShardError, ProbeError: the clouds do not suffice or cannot be read.
         EncoderFileError, CheckpointError: there is no encoder.
     """
@@ -95,6 +97,10 @@ def run(job: ProbeJob) -> None:
     # Before anything is written: a record of this job would stand in the way of its mending.
     draw_episodes(dataset.labels[split.train], dataset.labels[split.evaluated], job.frozen)
     pretrained = read_pretrained(job.weights)
+    try:
+        check_num_points(pretrained.config, job.data.num_points)
+    except ValueError as error:
+        raise ConfigError(f"weights={job.weights}: {error}") from error
     inputs = f"{dataset.reader.manifest.digest} {pretrained.sha256}"
     stage = keep_or_start(job.out, "probe", job, inputs, moot=("out", "eval_batch", "weights"))
     path = Path(job.out) / FROZEN_FILE
@@ -106,7 +112,9 @@ def run(job: ProbeJob) -> None:
 
 def _open(job: ProbeJob) -> tuple[Dataset, Split]:
     dataset = open_dataset(CloudReader(job.data.shards, cache=job.data.cache))
-    return dataset, split_clouds(job.data, dataset)
+    split = split_clouds(job.data, dataset)
+    check_sizes(job.data, dataset, split)
+    return dataset, split
 
 
 def _probe(

@@ -6,7 +6,7 @@ The same command goes on from what is finished, because each of its commands doe
 from collections.abc import Iterator
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Literal
+from typing import Literal, get_args
 
 from cluster.app import load_command
 from cluster.compose import ConfigError, compose_config
@@ -24,7 +24,7 @@ class ExperimentStep:
     """One command of an experiment.
 
     Attributes:
-        name: what it is.
+        name: what it is; no command's name, so that `more` can tell the two apart.
         command: of picpoint.
         overrides: KEY=VALUE.
         encoders: point encoders that it is for; all if empty.
@@ -57,9 +57,9 @@ class ReproduceJob:
             prepare names it.
         encoder: which point encoder.
         training: overrides of every pretrain and finetune, as precision=fp32.
-        more: overrides of all steps of a command, or of one step by its name, as
-            pretrain.runtime.num_workers=8 (fine-tuning, of two ghost batches a step, has room for
-            two) or s3dis.epochs=300.
+        more: overrides of all steps of a command, as pretrain.runtime.num_workers=8 (fine-tuning,
+            of two ghost batches a step, has room for two), or of one step by its name, as
+            pretrain_parts.epochs=50; of two that set the same key, the later one counts.
     """
 
     name: str
@@ -77,6 +77,11 @@ class ReproduceJob:
         names = [step.name for step in self.steps]
         if not names or len(set(names)) < len(names):
             raise ValueError(f"steps {names}: at least one is needed, and each name once")
+        if taken := sorted(set(names) & set(get_args(Command))):
+            raise ValueError(
+                f"steps: {taken[0]!r} is the name of a command, and more=[{taken[0]}.KEY=VALUE] is "
+                "of all its steps; give the step a name of its own"
+            )
         steps = [step for step in self.steps if self.has(step)]
         commands, names = {step.command for step in steps}, [step.name for step in steps]
         for override in self.more:

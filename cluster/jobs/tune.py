@@ -17,11 +17,15 @@ from cluster.study import (
     points,
     trial_id,
 )
+from cluster.study_check import check_study
 from cluster.study_on_tune import given, search
 from cluster.study_table import TABLE_FILE, write_study
 from cluster.trial import ENDED
 from cluster.trial_row import TrialRow
 from cluster.trials_on_ray import TrialResources, Trials, on_ray, run_on_tune
+
+# How often a member of a population is run again that was lost with its machine.
+_MOST_LOSSES = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +57,7 @@ class TuneJob:
 def describe(job: TuneJob) -> list[str]:
     """Say which trials there would be, and what each would run."""
     study, trials = job.study, job.trials
+    check_study(study)
     if study.scheduler == "population":
         return _describe_population(trials)
     if study.search == "optuna":
@@ -111,11 +116,13 @@ def run(job: TuneJob) -> None:
     """Run the trials that are not finished, and write the study's table and plot.
 
     Raises:
-        ConfigError: a trial needs more than the cluster has, or no population can be bred.
+        ConfigError: a trial needs more than the cluster has, a command of the study has a wrong key
+            or value, or no population can be bred.
         KeyboardInterrupt: the study was stopped; the same command goes on.
         StudyFailedError: every trial failed, or every one of a generation.
     """
     study, trials = job.study, job.trials
+    check_study(study)
     breeding = breeding_of(study) if study.scheduler == "population" else None
     out = str(trials.out)
     keep_or_start(out, "tune", job, "", moot=("out", "trial", "retry_failed"))
@@ -160,12 +167,7 @@ def _run_generations(trials: Trials, breeding: Breeding) -> list[TrialRow]:
     members = first_generation(breeding.study)
     for generation in range(1, study.population.generations + 1):
         asked = [breeding.settings_of(member) for member in members]
-        if waiting := [settings for settings in asked if trials.is_due(settings)]:
-            for tried in run_on_tune(
-                trials, given(breeding.study, waiting), f"{study.name}-{generation}"
-            ):
-                # Who comes again shall find the same: a member that was lost has failed for good.
-                trials.keep_lost(tried)
+        _train_all(trials, asked, f"{study.name}-{generation}")
         results = [trials.ended(settings) for settings in asked]
         for member, result in zip(members, results, strict=True):
             name = breeding.trial_of(member)
@@ -177,6 +179,29 @@ def _run_generations(trials: Trials, breeding: Breeding) -> list[TrialRow]:
         if not members:
             break
     return list(rows.values())
+
+
+def _train_all(trials: Trials, asked: Sequence[Settings], name: str) -> None:
+    """Train the members of a generation that are due; one lost with its machine goes on elsewhere.
+
+    Args:
+        trials: of the study.
+        asked: settings of each member.
+        name: of Tune's own record of them.
+    """
+    waiting = [settings for settings in asked if trials.is_due(settings)]
+    for losses_left in reversed(range(_MOST_LOSSES + 1)):
+        if not waiting:
+            return
+        tried = run_on_tune(trials, given(trials.study, waiting), name)
+        lost = [each for each in tried if trials.result(each.settings) is None]
+        for each in lost:
+            if losses_left:
+                print(f"lost: {trial_id(trials.study, each.settings)} ({each.error}); runs again")
+            else:
+                # Who comes again shall find the same: it has failed for good.
+                trials.keep_lost(each)
+        waiting = [each.settings for each in lost]
 
 
 def _told(study: StudyConfig, figures: Sequence[float | None]) -> str:

@@ -150,10 +150,11 @@ class CloudItem:
     """One cloud of a batch; the fields are CloudBatch's without the batch axis.
 
     Attributes:
+        source_id: unique in a set.
         rows: which point of the stored cloud each point is.
     """
 
-    key: str
+    source_id: str
     points: Float32[np.ndarray, "N 3"]
     features: Float32[np.ndarray, "N C"]
     label: int
@@ -327,7 +328,7 @@ def make_item(
     order = farthest_order(changed.points) if view.farthest_first else np.arange(len(points))
     labels = cloud.point_labels[chosen] if view.with_point_labels else cloud.point_labels[:0]
     return CloudItem(
-        key=cloud.key,
+        source_id=cloud.source_id,
         points=changed.points[order],
         features=_features(view, changed, height, kept, places)[order],
         label=label,
@@ -368,7 +369,7 @@ def to_unit_sphere(points: Float32[np.ndarray, "N 3"]) -> Float32[np.ndarray, "N
 def collate_clouds(items: list[CloudItem]) -> CloudBatch:
     """Stack clouds along the batch axis."""
     return CloudBatch(
-        keys=tuple(item.key for item in items),
+        keys=tuple(item.source_id for item in items),
         points=torch.from_numpy(np.stack([item.points for item in items])),
         features=torch.from_numpy(np.stack([item.features for item in items])),
         labels=torch.tensor([max(item.label, 0) for item in items]),

@@ -43,6 +43,31 @@ def split_clouds(config: CloudDataConfig, dataset: Dataset) -> Split:
     return Split(train, evaluated)
 
 
+def check_sizes(config: CloudDataConfig, dataset: Dataset, split: Split) -> None:
+    """Make sure, by the manifest, that every cloud has the points that will be asked of it.
+
+    Raises:
+        DatasetError: one has fewer, and no crop is taken, which repeats points.
+    """
+    if config.subset == "crop":
+        return
+    manifest, rows = dataset.reader.manifest, np.concatenate([split.train, split.evaluated])
+    sizes = np.concatenate(
+        [
+            manifest.parts[number].samples.num_points
+            for number, entry in enumerate(manifest.shards)
+            if entry.num_samples
+        ]
+    )[rows]
+    if count := int((sizes < config.num_points).sum()):
+        least = manifest.row(int(rows[sizes.argmin()]))
+        raise DatasetError(
+            f"data.num_points={config.num_points}: {count} of {len(rows)} clouds of {manifest.url} "
+            f"hold fewer; the smallest, {least.source_id!r}, holds {least.num_points}: ask for so "
+            "few, or leave them out"
+        )
+
+
 def _take(
     dataset: Dataset, rows: Int64[np.ndarray, " n"], share: float, seed: int
 ) -> Int64[np.ndarray, " m"]:

@@ -11,6 +11,7 @@ Which of the two orders it is is told by the splits: folders named train, test, 
 """
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -58,8 +59,10 @@ def open_folder(folder: Path, num_points: int, up: Up = "") -> CloudSource:
         up: axis of the files that is up; "" is y.
 
     Raises:
-        MissingDataError: it holds no file of a known kind in such folders.
+        MissingDataError: it is not there, or holds no file of a known kind in such folders.
     """
+    if not folder.is_dir():
+        raise MissingDataError(f"{folder}: no such folder; --from must name the one that holds it")
     found = sorted(_find(folder), key=lambda each: (each.split, each.label, each.path.name))
     if not found:
         raise MissingDataError(
@@ -73,7 +76,13 @@ def open_folder(folder: Path, num_points: int, up: Up = "") -> CloudSource:
             cloud = _read(each, num_points)
             yield _stood_up(cloud) if up == "z" else cloud
 
-    return CloudSource(DatasetInfo(f"folder:{folder.name}", names), {}, read)
+    others = Counter(
+        path.suffix or path.name
+        for path in folder.glob("*/*/*")
+        if path.is_file() and path.suffix.lower() not in _SUFFIXES
+    )
+    info = DatasetInfo(f"folder:{folder.name}", names)
+    return CloudSource(info, {}, read, left_out=others)
 
 
 def _stood_up(cloud: Cloud) -> Cloud:

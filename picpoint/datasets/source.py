@@ -4,8 +4,9 @@ Clouds keep the data set's own unit and the order of their points, because proto
 1,024 points"; they are turned so that y is up. Their source ids begin with the split.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -32,12 +33,14 @@ class CloudSource:
         published: clouds of each split, as published; {} where that is not known.
         read: gives all clouds, one at a time.
         num_published: clouds of all splits together, where only that is known; 0 where not.
+        left_out: how many files of each suffix stand among the clouds and are none.
     """
 
     info: DatasetInfo
     published: Mapping[str, int]
     read: Callable[[], Iterator[Cloud]]
     num_published: int = 0
+    left_out: Counter[str] = field(default_factory=Counter)
 
 
 def find_file(folder: Path, name: str, url: str) -> Path:

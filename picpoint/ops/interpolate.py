@@ -1,5 +1,6 @@
 """What do the features of a few centres say of each point? A mean of the nearest three's."""
 
+import math
 from dataclasses import dataclass
 from typing import Any, cast, no_type_check
 
@@ -9,6 +10,7 @@ from jaxtyping import Float, Int64
 from numba import njit
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.nn import functional
 
 from picpoint.ops.backend import backend_of
 
@@ -20,8 +22,9 @@ class Interpolation:
     """Which centres each point takes its features from.
 
     Attributes:
-        index: the three nearest centres, nearest first.
-        weight: their shares, which add up to 1: the nearer, the more, by 1 over the distance.
+        index: the three nearest centres, nearest first; where there are fewer, 0 for each absent.
+        weight: their shares, which add up to 1: the nearer, the more, by 1 over the distance; 0 for
+            an absent one.
     """
 
     index: Int64[Tensor, "B N 3"]
@@ -32,11 +35,8 @@ class Interpolation:
 def nearest_three(points: Float[Tensor, "B N 3"], centres: Float[Tensor, "B M 3"]) -> Interpolation:
     """Find the three centres nearest to each point, and their shares. There is no gradient.
 
-    Raises:
-        ValueError: there are fewer than three centres.
+    Paper: three. A small crop has fewer at the coarsest level; then all there are, one at least.
     """
-    if centres.shape[1] < _NEAREST:
-        raise ValueError(f"{centres.shape[1]} centres: interpolation needs at least {_NEAREST}")
     wide = torch.promote_types(points.dtype, torch.float32)
     points, centres = points.detach().to(wide), centres.detach().to(wide)
     if backend_of(points) == "numba":
@@ -61,7 +61,9 @@ def nearest_three_plain(
     for axis in range(points.shape[2]):
         squared += (points[..., axis, None] - centres[:, None, :, axis]).square()
     nearest = squared.sort(dim=-1, stable=True)
-    return _share(nearest.indices[..., :_NEAREST], nearest.values[..., :_NEAREST])
+    absent = (0, max(0, _NEAREST - centres.shape[1]))
+    index = functional.pad(nearest.indices[..., :_NEAREST], absent)
+    return _share(index, functional.pad(nearest.values[..., :_NEAREST], absent, value=math.inf))
 
 
 def interpolate(
@@ -122,7 +124,10 @@ class _Interpolate(torch.autograd.Function):
 def _search(
     points: np.ndarray, coordinates: np.ndarray, index: np.ndarray, squared: np.ndarray
 ) -> None:
-    """Fill `index` and `squared` (B, N, 3); `coordinates` are (B, 3, M). Ties go to lower rows."""
+    """Fill `index` and `squared` (B, N, 3); `coordinates` are (B, 3, M). Ties go to lower rows.
+
+    Of M < 3 centres, the absent ones are at an infinite distance.
+    """
     num_clouds, num_points, _ = points.shape
     num_centres = coordinates.shape[2]
     distance = np.empty(num_centres, dtype=points.dtype)
@@ -136,7 +141,7 @@ def _search(
             best, rows = squared[cloud, i], index[cloud, i]
             for place in range(3):
                 best[place] = np.inf
-                rows[place] = place
+                rows[place] = 0
             for j in range(num_centres):
                 candidate = distance[j]
                 if candidate < best[2]:

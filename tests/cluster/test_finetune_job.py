@@ -106,6 +106,21 @@ def test_a_pretraining_run_is_a_beginning(
         if name.startswith("point_encoder.")
     }
     assert kept
+    # As its pre-training had it; 5 neighbours are another network, of which no tensor tells.
+    assert "is another than theirs" not in told
+    other = ["freeze=true", "epochs=1", "point_encoder.num_neighbours=5"]
+    where_else = [*where[:1], f"out={tmp_path / 'other'}", *where[2:]]
+    assert main(["finetune", *where_else, *TINY, *other]) == 0
+    assert "another than theirs (num_neighbours was 4, is 5)" in capsys.readouterr().out
+    for wrong, message in (
+        (["initialise=[stme]"], "no tensor's name begins so"),
+        (["point_encoder.pooled_width=8"], "do not fit"),
+    ):
+        assert (
+            main(["finetune", *where[:1], f"out={tmp_path / 'no'}", *where[2:], *TINY, *wrong]) == 2
+        )
+        assert message in capsys.readouterr().err
+        assert not (tmp_path / "no").exists()
     for name, value in kept.items():
         assert torch.equal(tuned.state["model"][f"encoder.{name}"], value)
     # The same command finds its result, and says it again.
@@ -122,6 +137,24 @@ def test_a_pretraining_run_is_a_beginning(
     assert shown["Begins"] == "frozen, pre-trained"
     assert shown["Accuracy"] == pytest.approx(100 * result["last"]["accuracy"])
     assert shown["M parameters"] == pytest.approx(result["parameters"] / 1e6)
+
+
+def test_features_that_a_task_would_not_look_at_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    where = ["data.shards=s", f"out={tmp_path / 'run'}", "point_features=[position,normal]"]
+    assert main(["finetune", *where]) == 2
+    assert "point_features=['position', 'normal']: task=classify" in capsys.readouterr().err
+
+
+def test_crops_too_small_for_the_encoder_are_refused_before_anything_is_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    where = ["data.shards=s", f"out={tmp_path / 'run'}", "experiment=s3dis_rooms_pointnext_s"]
+    assert main(["finetune", *where, "data.num_points=255"]) == 2
+    told = capsys.readouterr().err
+    assert "data.num_points=255: pointnext_s needs 256 points or more" in told
+    assert not (tmp_path / "run").exists()
 
 
 def test_dry_run_tells_the_plan(
@@ -148,7 +181,7 @@ def test_dry_run_tells_the_plan(
         (["weights=nowhere"], 4, "no such folder"),
         (["freeze=true"], 2, "needs task=classify and weights"),
         (["task=segment"], 2, "task='segment'"),
-        (["task=parts", "data.num_points=81"], 2, "holds 80"),
+        (["task=parts", "data.num_points=81"], 2, "36 of 36 clouds"),
         (["global_batch=36"], 2, "only 24 clouds"),
     ],
 )
@@ -164,6 +197,8 @@ def test_what_is_wrong_is_told_in_one_line(
     assert main([*base, *overrides]) == code
     told = capsys.readouterr().err.strip().splitlines()
     assert message in told[-1]
+    # No record of it stands in the way of the mended command.
+    assert not (tmp_path / "o").exists()
 
 
 @pytest.mark.parametrize(

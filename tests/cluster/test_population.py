@@ -21,11 +21,12 @@ from cluster.generations import (
     next_generation,
 )
 from cluster.jobs import tune
-from cluster.parameter import Parameter
+from cluster.parameter import Parameter, Settings
 from cluster.population import PopulationConfig, choose_parents, perturb
 from cluster.population_table import format_population, lineage
 from cluster.report_sources import read_study_shown
 from cluster.study import Figure, Step, StudyConfig, StudyFailedError, Variant, commands_of
+from cluster.study_on_tune import Search, Tried
 from cluster.study_table import read_study, write_study
 from cluster.trial import TrialResult, keep_result
 from cluster.trial_row import TrialRow
@@ -188,6 +189,7 @@ def test_a_population_of_wrong_numbers_is_refused(changes: dict, message: str) -
         (("pretrain.epochs=2",), r"epochs=2: fewer than study\.population\.generations=3"),
         (("pretrain.resume=elsewhere",), "says itself where its members begin"),
         (("pretrain.pause_after=2",), "says itself where its members begin"),
+        (("pretrain.resume_changes=[optim.lr]",), r"says itself what .* \(optim\.lr, loss\.temp"),
         (("pretrain.out=elsewhere",), "looked for in its trial's folder"),
         (("pretrain.checkpoints=elsewhere",), "looked for in its trial's folder"),
         (("pretrain.loss.learn_temperature=true",), "not looked at again"),
@@ -200,6 +202,29 @@ def test_what_would_fail_in_every_member_is_told_before_any_is_trained(
 ) -> None:
     with pytest.raises(ConfigError, match=message):
         breeding_of(study(more=more))
+
+
+def test_what_only_a_later_member_could_come_to_have_is_refused_before_any_is_trained() -> None:
+    """The first four draw rates above 2e-4; one of their children could not be trained."""
+    told = study(more=("pretrain.optim.min_lr=2e-4",))
+    drawn = [float(each.settings["pretrain.optim.lr"]) for each in first_generation(told)]
+    assert min(drawn) > 2e-4
+    with pytest.raises(
+        ConfigError, match=r"may come .*optim\.min_lr=0\.0002.*optim\.lr=0\.0001.*nar"
+    ):
+        breeding_of(told)
+    assert breeding_of(study(more=("pretrain.optim.min_lr=1e-4",))).epochs == 6
+    # Two that vary are each well with the other as it is first drawn, and not at their ends.
+    lowest = Parameter("pretrain.optim.min_lr", (1e-6, 2e-4))
+    weight = Parameter("pretrain.loss.local_weight", (0.5, 1.0))
+    both = study(parameters=(weight, LR, lowest), seed=1)
+    first = first_generation(both)[0].settings
+    assert float(first["pretrain.optim.lr"]) > 2e-4 > float(first["pretrain.optim.min_lr"])
+    with pytest.raises(ConfigError, match=r"optim\.min_lr=0\.0002.*optim\.lr=0\.0001"):
+        breeding_of(both)
+    scale = Parameter("pretrain.data.augment.scale_min", (0.5, 0.9, 1.3))
+    with pytest.raises(ConfigError, match=r"scale_min=1\.3, data\.augment\.scale_max=1\.2"):
+        breeding_of(study(parameters=(LR, scale)))
 
 
 def figures_of(members: Sequence[Member]) -> list[float]:
@@ -347,3 +372,37 @@ def test_a_study_whose_members_all_failed_says_how_they_are_run_again(
         keep_result(folder, TrialResult("failed", None, 1.0, "s: no such folder"))
     with pytest.raises(StudyFailedError, match=r"generation 1.*no such folder.*retry_failed=true"):
         tune.run(job)
+
+
+@pytest.mark.parametrize(
+    ("losses", "begun", "state"), [(1, 2, "done"), (3, 4, "done"), (9, 4, "failed")]
+)
+def test_a_member_that_is_lost_is_run_again_and_not_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, losses: int, begun: int, state: str
+) -> None:
+    job = tune.TuneJob(study=study(), out=str(tmp_path))
+    (first, *_) = first_generation(job.study)
+    runs: list[list[Settings]] = []
+
+    def run(trials: Trials, asked: Search, name: str) -> list[Tried]:
+        """Train all but the first member, which is lost so many times."""
+        waiting = asked.space["point"]["grid_search"]
+        for settings in waiting:
+            is_first = (
+                settings["pretrain.pause_after"] == 2 and settings.items() >= first.settings.items()
+            )
+            if not (is_first and len(runs) < losses):
+                trials.folder(settings).mkdir(parents=True)
+                keep_result(trials.folder(settings), TrialResult("done", 0.5, 1.0))
+        runs.append(waiting)
+        return [Tried(settings, "its node died") for settings in waiting]
+
+    monkeypatch.setattr(tune, "on_ray", lambda address: contextlib.nullcontext())
+    monkeypatch.setattr(tune, "run_on_tune", run)
+    tune.run(job)
+    row = read_study(tmp_path).trials[0]
+    assert row.settings == first.settings
+    assert row.result.state == state
+    assert "its node died" in row.result.reason or state == "done"
+    # Those that were not lost are run once.
+    assert [len(waiting) for waiting in runs[:begun]] == [4] + [1] * (begun - 1)

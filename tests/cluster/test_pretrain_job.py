@@ -53,6 +53,39 @@ def test_a_probe_may_be_asked_for_when_a_run_goes_on(shard_set, tmp_path):
     assert json.loads(told)["step"] == 4
 
 
+def test_a_run_that_paused_says_how_it_is_gone_on_with(shard_set, tmp_path, capsys):
+    out, one = tmp_path / "run", ["runtime.num_workers=1"]
+    assert run(shard_set, out, *one, "pause_after=1") == 0
+    assert run(shard_set, out, *one, "optim.lr=2e-3", "optim.min_lr=0") == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()[-1:]
+    assert "(optim.lr was 0.001, is 0.002; pause_after was 1, is 0)" in line
+    advice = f"to go on from where it paused give resume={out} and an `out` of its own"
+    assert f"pauses after epoch 1: {advice}" in line
+    # As it is told.
+    follow = [f"resume={out}", "resume_changes=[optim.lr]", "optim.lr=2e-3"]
+    assert run(shard_set, tmp_path / "other", *one, *follow) == 0
+    told = (tmp_path / "other" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(each)["step"] for each in told] == [3, 4]
+    # Of a run that was to go to its end nothing of the kind is said.
+    assert run(shard_set, tmp_path / "other", *one, "epochs=9") == 2
+    assert "where it paused" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("encoder", "needs"),
+    [
+        (["point_encoder=dgcnn", "data.num_points=15"], "dgcnn needs 20 points"),
+        (["point_encoder=pointnext_s", "data.num_points=15"], "pointnext_s needs 16 points"),
+    ],
+)
+def test_clouds_too_small_for_the_encoder_are_refused_before_anything_is_written(
+    tmp_path, capsys, encoder, needs
+):
+    assert main(["pretrain", "data.shards=s", f"out={tmp_path / 'run'}", *encoder]) == 2
+    assert f"data.num_points=15: {needs} or more" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_dry_run_tells_of_the_probes(shard_set, tmp_path, capsys):
     assert run(shard_set, tmp_path / "run", "probe.every=9", "--dry-run") == 0
     told = capsys.readouterr().out

@@ -52,6 +52,19 @@ def probe(solids: Path, encoder: Path, out: Path, *more: str) -> int:
     return main(["probe", *where, *QUICK, *more])
 
 
+def test_clouds_too_small_for_the_encoder_or_the_setting_are_told_before_anything_is_written(
+    solids: Path, encoder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert probe(solids, encoder, tmp_path / "probe", "data.num_points=3") == 2
+    told = capsys.readouterr().err
+    assert f"weights={encoder}: data.num_points=3: dgcnn needs 4 points or more" in told
+    assert probe(solids, encoder, tmp_path / "probe", "data.num_points=81") == 2
+    told = capsys.readouterr().err
+    assert "data.num_points=81: 36 of 36 clouds" in told
+    assert "holds 80: ask for so few" in told
+    assert not (tmp_path / "probe").exists()
+
+
 def test_too_few_clouds_for_a_task_are_told_before_anything_is_written(
     solids: Path, encoder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -14,7 +14,9 @@ from cluster.jobs import reproduce
 from cluster.jobs.finetune import FinetuneJob
 from cluster.jobs.pretrain import PretrainJob
 from cluster.jobs.reproduce import ExperimentStep, ReproduceJob
+from cluster.report_sources import read_finetuning
 from picpoint.model import build_point_encoder
+from picpoint.report.parts import CloudPairs, part_sections
 from shards.schema import Sample
 from tests.conftest import CLASSES, make_shape
 
@@ -32,7 +34,7 @@ def paper(encoder: str) -> ReproduceJob:
 
 @pytest.mark.parametrize("encoder", ["dgcnn", "pointnext_s"])
 def test_the_paper_s_setting_is_what_the_paper_tells(encoder: str) -> None:
-    (step,) = [step for step in paper(encoder).steps if step.name == "pretrain"]
+    (step,) = [step for step in paper(encoder).steps if step.name == "pretrain_objects"]
     job = load_job(PretrainJob, compose_config("pretrain", list(step.overrides)))
     assert job.point_encoder.name == encoder
     assert (job.image_encoder.name, job.image_encoder.weights) == ("resnet18", "default")
@@ -78,11 +80,11 @@ def test_what_is_pretrained_for_another_task_has_its_network_s_shape() -> None:
     for task, source in (
         ("shapenetpart", "pretrain_parts"),
         ("s3dis", "pretrain_scenes"),
-        ("modelnet40", "pretrain"),
+        ("modelnet40", "pretrain_objects"),
     ):
         theirs, ours = jobs[source].point_encoder, jobs[task].point_encoder
         assert dataclasses.replace(theirs, local_stage=ours.local_stage) == ours
-        assert jobs[task].weights == f"o/{source}"  # pyright: ignore
+        assert jobs[task].weights == jobs[source].out  # pyright: ignore
         # Of a quarter of the points in each.
         assert build_point_encoder(theirs, 1).num_local(1024) == 256
         # Whatever is told besides, the task from scratch is the same.
@@ -99,7 +101,7 @@ def test_overrides_are_of_a_command_or_of_a_step() -> None:
         step.name: [each for each in job.overrides_of(step) if each.startswith(("epochs", "seed"))]
         for step in job.steps
     }
-    assert epochs["pretrain"] == epochs["pretrain_parts"] == ["seed=4", "epochs=3"]
+    assert epochs["pretrain_objects"] == epochs["pretrain_parts"] == ["seed=4", "epochs=3"]
     assert epochs["modelnet40"] == ["seed=4", "epochs=5"]
     assert epochs["s3dis"] == ["seed=4", "epochs=5", "epochs=7"]
     assert epochs["obj_bg_svm"] == []
@@ -111,6 +113,22 @@ def test_overrides_are_of_a_command_or_of_a_step() -> None:
         load_job(
             ReproduceJob, compose_config("reproduce", ["out=o", "meshes=m", "more=[epochs=3]"])
         )
+
+
+def test_what_is_said_of_one_step_reaches_no_other() -> None:
+    more = ["pretrain_objects.epochs=3", "render_shapes.shapes_per_shard=8"]
+    job = load_job(
+        ReproduceJob, compose_config("reproduce", ["out=o", "meshes=m", f"more=[{','.join(more)}]"])
+    )
+    reached = [
+        f"{step.name}.{told}"
+        for step in job.steps
+        for told in job.overrides_of(step)[len(step.overrides) :]
+    ]
+    assert sorted(reached) == more
+    named = ExperimentStep("pretrain", "finetune", ())
+    with pytest.raises(ValueError, match=r"'pretrain' is the name of a command, and more=\[pret"):
+        experiment(Path("o"), named)
 
 
 def experiment(tmp_path: Path, *steps: ExperimentStep) -> ReproduceJob:
@@ -166,6 +184,10 @@ def test_rooms_of_s3dis_are_learnt_from_what_was_pretrained_in_their_shape(
     assert {told["stem.weight"], told["stem.bias"]} == {"initialised"}
     stages = {fate for name, fate in told.items() if name.startswith("stages.")}
     assert stages == {"used"}
+    # The report shows a room by its id.
+    (section,) = part_sections([read_finetuning(tmp_path / "s3dis")])
+    (shown,) = [block for block in section.blocks if isinstance(block, CloudPairs)]
+    assert [pair.title for pair in shown.pairs] == ["Area_5/hallway_6"]
     for name in ("s3dis", "s3dis_scratch"):
         result = json.loads((tmp_path / name / "result.json").read_text())
         assert (result["num_train"], result["num_evaluated"]) == (2, 1)

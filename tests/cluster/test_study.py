@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from cluster.app import main
 from cluster.compose import ConfigError, compose_config, load_job
+from cluster.jobs import tune
 from cluster.jobs.tune import TuneJob
 from cluster.parameter import Parameter
 from cluster.study import (
@@ -22,6 +23,7 @@ from cluster.study import (
     read_figure,
     trial_id,
 )
+from cluster.study_check import check_study
 from cluster.study_table import format_table, tabulate, write_study
 from cluster.trial import TrialResult
 from cluster.trial_row import TrialRow
@@ -154,22 +156,73 @@ def test_a_study_that_cannot_be_is_refused(changes: dict[str, object], message: 
         study(**changes)
 
 
+VIEWS, SEED = Parameter("pretrain.data.views", (5, 10)), Parameter("pretrain.seed", (0, 1))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"more": ("pretrain.epocs=3",)}, r"study s, picpoint pretrain: unknown key 'epocs'.*'epo"),
+        ({"parameters": (Parameter("pretrain.sed", (0,)),)}, r"did you mean 'seed'"),
+        ({"parameters": (VIEWS, Parameter("pretrain.optim", ("sgd", "lion")))}, "no config.*lion"),
+        (
+            {"variants": (Variant("a"), Variant("b", ("probe.eval_bach=3",)))},
+            "probe: .*'eval_batch",
+        ),
+        ({"steps": (Step("pretrain", ("data.shards=s",)),)}, "out"),
+        (
+            {"steps": (Step("pretrian"),), "parameters": (Parameter("pretrian.seed", (0,)),)},
+            "no con",
+        ),
+        (
+            {"parameters": (Parameter("pretrain.seed", (0, 1, 0)),)},
+            r"pretrain\.seed has.* 0 stands",
+        ),
+        ({"parameters": (SEED, SEED)}, r"study\.parameters: pretrain\.seed stands there twice"),
+        (
+            {"variants": (Variant("a"), Variant("a"))},
+            "study.variants: the name a stands there twice",
+        ),
+        ({"more": ("pretrain.seed=7",)}, r"study\.more: pretrain\.seed=7 would be lost"),
+        ({"variants": (Variant("a", ("pretrain.seed=7",)),)}, r"variant 'a': .*would be lost"),
+    ],
+)
+def test_what_would_fail_or_be_lost_in_every_trial_is_told_before_the_first(
+    tmp_path: Path, changes: dict[str, object], message: str
+) -> None:
+    commands = (
+        Step("pretrain", ("data.shards=s", "out={trial}/run")),
+        Step("probe", ("data.shards=c", "weights={trial}/run", "out={trial}/probe")),
+    )
+    whole: dict[str, object] = {"steps": commands, "parameters": (VIEWS, SEED), "repeats": ()}
+    check_study(study(**whole))
+    with pytest.raises(ConfigError, match=message):
+        tune.run(TuneJob(study=study(**(whole | changes)), out=str(tmp_path)))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_random_search_may_have_values_that_do_not_go_together() -> None:
+    batches = (
+        Parameter("pretrain.ghost_batch", (8, 32)),
+        Parameter("pretrain.global_batch", (8, 32)),
+    )
+    whole: dict[str, object] = {
+        "steps": (Step("pretrain", ("data.shards=s", "out=o")),),
+        "parameters": batches,
+        "repeats": (),
+    }
+    check_study(study(**whole, search="random"))
+    with pytest.raises(ConfigError, match="global_batch=8: must be a multiple of ghost_batch=32"):
+        check_study(study(**whole))
+
+
 @pytest.mark.parametrize("name", SHIPPED)
 def test_every_command_of_a_shipped_study_composes(name: str) -> None:
     """What a study would run at some hour of the night is known to be well-formed before."""
-    import importlib
-
-    from cluster.app import _COMMANDS
-
     overrides = [f"study={name}", "out=o", "shards=s", "clouds=c"]
     job = load_job(TuneJob, compose_config("tune", overrides))
     assert job.study.name == name
-    some = points(job.study) if job.study.search == "grid" else [{}]
-    for settings in some:
-        for command, *given_overrides in commands_of(job.study, settings, "t"):
-            module = importlib.import_module(f"cluster.jobs.{command.replace('-', '_')}")
-            config = compose_config(command.replace("-", "_"), given_overrides)
-            load_job(getattr(module, _COMMANDS[command].job), config)
+    check_study(job.study)
 
 
 def test_a_test_split_chooses_nothing_in_a_shipped_study() -> None:
@@ -188,7 +241,7 @@ def test_figures_are_read_as_they_come(tmp_path: Path) -> None:
     whole = Figure("{trial}/r.json", "a.b", "max", "c")
     (tmp_path / "r.json").write_text(json.dumps({"a": {"b": 2.5}}))
     assert read_figure(whole, str(tmp_path)) == [2.5]
-    with pytest.raises(ConfigError, match=r"study\.figure\.key=a\.c"):
+    with pytest.raises(ConfigError, match=r"study\.figure\.key=a\.c.*the nearest of its own: a\.b"):
         read_figure(Figure("{trial}/r.json", "a.c", "max", "c"), str(tmp_path))
 
 

@@ -97,6 +97,21 @@ def test_a_figure_that_is_no_number_is_a_failure_with_its_reason(
     assert load_result(tmp_path / "t") == result
 
 
+def test_a_figure_that_is_not_there_is_a_failure_with_its_reason(
+    shard_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trial_module, "_ENTRY", "")
+    asked = study(shard_set, figure=Figure("{trial}/run/probes.jsonl", "acuracy", "max", "probe"))
+    (settings,) = points(asked)
+    (tmp_path / "t" / "run").mkdir(parents=True)
+    (tmp_path / "t" / "run" / "probes.jsonl").write_text('{"accuracy": 0.5, "step": 3}\n')
+    result = run_trial(asked, settings, tmp_path / "t", [], lambda figure: None)
+    assert (result.state, result.figure) == ("failed", None)
+    assert "study.figure.key=acuracy" in result.reason
+    assert "the nearest of its own: accuracy" in result.reason
+    assert load_result(tmp_path / "t") == result
+
+
 def test_a_trial_that_was_ended_early_is_kept_so(shard_set: Path, tmp_path: Path) -> None:
     asked = study(shard_set)
     (settings,) = points(asked)

@@ -1,15 +1,18 @@
-"""A population really trained: its driver killed on the way, and one member that cannot learn."""
+"""A population really trained: driver or node killed on the way, and one that cannot learn."""
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
+from raylets import raylets
 from test_tune import more
 
 from cluster.app import main
@@ -102,17 +105,50 @@ def test_a_population_that_is_stopped_has_nobody_who_failed(
     assert not (tmp_path / "study.json").exists()
 
 
-def started(command: list[str]) -> "subprocess.Popen[bytes]":
+@pytest.mark.slow
+@pytest.mark.ray
+def test_a_member_whose_node_is_lost_goes_on_elsewhere_as_if_it_had_not_been(
+    shard_set: Path, tmp_path: Path
+) -> None:
+    """Two nodes of a core each, so that the second has one of the last two members when it ends."""
+    small = [more("epochs=24", "probe.every=0", "log_every=1", "checkpoint_every=1")]
+    small += ["study.population.size=2", f"study.parameters=[{TEMPERATURE}]"]
+    out, alone = tmp_path / "study", tmp_path / "alone"
+    with raylets(1, 1) as cluster:
+        where = [f"trial.address={cluster.address}"]
+        driver = started([*command(shard_set, out), *small, *where], cluster.access)
+        wait_for_a_step(driver, out, ["*"], count=4)
+        cluster.kill(1)
+        assert driver.wait(DEADLINE_S) == 0
+    rows = json.loads((out / "study.json").read_text())["trials"]
+    assert [row["result"]["state"] for row in rows] == ["done"] * 4
+    second = {row["trial"]: row for row in rows if row["generation"] == 2}
+    logs = {name: (out / "trials" / name / "log.txt").read_text() for name in second}
+    begun = {name: log.count("$ picpoint pretrain") for name, log in logs.items()}
+    assert sorted(begun.values()) == [1, 2]
+    # The command that was begun twice, told once to another folder.
+    lost = max(begun, key=begun.__getitem__)
+    line = logs[lost].splitlines()[0].removeprefix("$ picpoint ")
+    assert main([*shlex.split(line), f"out={alone}"]) == 0
+    told = json.loads((alone / "metrics.jsonl").read_text().splitlines()[-1])
+    assert second[lost]["result"]["figure"] == told["loss"]
+
+
+def started(command: list[str], access: Mapping[str, str] = {}) -> "subprocess.Popen[bytes]":
     return subprocess.Popen(
         [sys.executable, "-c", DRIVE, *command],
-        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])} | dict(access),
     )
 
 
-def wait_for_a_step(driver: "subprocess.Popen[bytes]", out: Path, trials: list[str]) -> None:
-    """Wait until one of some trials has made a step."""
+def wait_for_a_step(
+    driver: "subprocess.Popen[bytes]", out: Path, trials: list[str], count: int = 1
+) -> None:
+    """Wait until so many of some trials have made a step."""
     deadline = time.monotonic() + DEADLINE_S
-    while not any(any(out.glob(f"trials/{name}/pretrain/metrics.jsonl")) for name in trials):
+    while (
+        sum(len(list(out.glob(f"trials/{name}/pretrain/metrics.jsonl"))) for name in trials) < count
+    ):
         assert driver.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.1)

@@ -218,6 +218,60 @@ def test_the_command_prepares_and_tells(tmp_path: Path, capsys: pytest.CaptureFi
     assert "modelnet.cs.princeton.edu" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            ["--num-points", "64"],
+            "--num-points 64: modelnet40_h5 takes none; leave it out",
+        ),
+        (["--fold", "0"], "--fold 0: modelnet40_h5 takes none"),
+        (["--holdout-unit", "shape"], "--holdout-unit shape: modelnet40_h5 takes none"),
+        (["--clouds-per-shard", "0"], "--clouds-per-shard 0: must be at least 1"),
+    ],
+)
+def test_an_option_that_would_say_nothing_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str], message: str
+) -> None:
+    layouts.write_modelnet_h5(tmp_path)
+    command = ["data", "prepare", "modelnet40_h5", "--from", str(tmp_path), "--partial"]
+    assert main([*command, "--out", str(tmp_path / "out"), *options]) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_options_of_meshes_and_of_folds_are_taken_where_they_are_of_use(
+    tmp_path: Path, shard_set: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["data", "prepare", "folder", "--from", str(tmp_path), "--out", str(tmp_path / "o")]
+    assert main([*command, "--num-points", "0"]) == 2
+    assert "--num-points 0: must be at least 1" in capsys.readouterr().err
+    tested: list[set[str]] = []
+    for number in ("0", "1"):
+        out = ["--out", str(tmp_path / number), "--fold", number, "--holdout-unit", "shape"]
+        assert main(["data", "prepare", "rendered", "--from", str(shard_set), *out]) == 0
+        (ids,) = CloudReader(tmp_path / number).manifest.read_texts("source_id")
+        tested.append({name for name in ids if name.startswith("test/")})
+    assert tested[0]
+    assert tested[0].isdisjoint(tested[1])
+
+
+def test_files_of_a_folder_that_are_no_clouds_are_counted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = tmp_path / "mine"
+    for split in ("train", "test"):
+        (place / split / "mug").mkdir(parents=True)
+        np.save(place / split / "mug" / "a.npy", layouts.points_of(0, 5))
+        (place / split / "mug" / "b.xyz").write_text("1 2 3")
+    (place / "test" / "mug" / "notes.md").write_text("no cloud")
+    command = ["data", "prepare", "folder", "--out", str(tmp_path / "out"), "--from"]
+    assert main([*command, str(place)]) == 0
+    assert "left out 3 files of other kinds: 1 .md, 2 .xyz" in capsys.readouterr().out
+    assert main([*command, str(tmp_path / "nowhere")]) == 3
+    assert f"{tmp_path / 'nowhere'}: no such folder" in capsys.readouterr().err
+
+
 Breaking = Callable[[Path], None]
 
 

@@ -179,4 +179,4 @@ def test_a_set_that_says_which_way_is_up_is_not_told(
 ) -> None:
     command = ["data", "prepare", "modelnet40_h5", "--from", str(tmp_path), "--out", "o"]
     assert main([*command, "--up", "z"]) == 2
-    assert "--up=z: modelnet40_h5 says itself" in capsys.readouterr().err
+    assert "--up z: modelnet40_h5 takes none" in capsys.readouterr().err

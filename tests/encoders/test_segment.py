@@ -96,6 +96,18 @@ def test_every_parameter_gets_a_gradient(kind):
         assert parameter.grad.abs().max() > 0, name
 
 
+@pytest.mark.parametrize("num_points", [16, 33])
+def test_a_crop_that_leaves_one_centre_or_two_is_scored_and_learnt_from(num_points):
+    network, inputs = _network("pointnext_scenes"), _inputs("pointnext_scenes")
+    scores = network(**{name: value[:, :num_points] for name, value in inputs.items()})
+    assert scores.shape == (4, num_points, 13)
+    scores.square().mean().backward()
+    (last,) = network.propagations[-1].linears[0].parameters()
+    assert last.grad is not None
+    assert last.grad.isfinite().all()
+    assert last.grad.abs().max() > 0
+
+
 @pytest.mark.parametrize("precision", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("kind", KINDS)
 def test_autocast_trains_and_scores_as_float32_does_but_for_rounding(kind, precision):

@@ -72,7 +72,19 @@ def test_interpolation_equals_its_plain_form_in_value_and_gradient(dtype):
     torch.testing.assert_close(*gradients)
 
 
-def test_two_centres_are_refused():
+@pytest.mark.parametrize("num_centres", [1, 2])
+def test_of_fewer_than_three_centres_all_share(num_centres):
     points = _clouds()
-    with pytest.raises(ValueError, match="2 centres"):
-        nearest_three(points, points[:, :2])
+    centres = points[:, :num_centres]
+    features = torch.rand(2, num_centres, 5, dtype=torch.float64, requires_grad=True)
+    distance = torch.cdist(points, centres, compute_mode="donot_use_mm_for_euclid_dist")
+    shares = 1 / (distance + 1e-8)
+    shares = shares / shares.sum(dim=-1, keepdim=True)
+    expected = shares @ features
+    upstream = torch.rand(expected.shape, dtype=torch.float64)
+    (gradient,) = torch.autograd.grad(expected, features, upstream)
+    for search, mix in ((nearest_three, interpolate), (nearest_three_plain, interpolate_plain)):
+        mixed = mix(features, search(points, centres))
+        torch.testing.assert_close(mixed, expected)
+        told = torch.autograd.grad(mixed, features, upstream)[0]
+        torch.testing.assert_close(told, gradient)
