@@ -57,11 +57,6 @@ class FinetuneJob(FinetuneConfig):
     def __post_init__(self) -> None:
         FinetuneConfig.__post_init__(self)
         check_num_points(self.point_encoder, self.data.num_points)
-        if self.point_features and self.task == "classify":
-            raise ValueError(
-                f"point_features={list(self.point_features)}: task=classify takes positions alone, "
-                "as pre-training does; leave them out"
-            )
 
     @property
     def command(self) -> str:

@@ -8,12 +8,14 @@ _HASHED = {
     "data.digest": "the shapes to train on are others (data.shards, data.holdout)",
     "image_encoder.weights_sha256": "the image encoder's weights are others",
 }
+# Who would read more of them has taken another run altogether.
+_MOST = 12
 
 
 def name_differences(
     was: Mapping[str, Any], now: Mapping[str, Any], may_differ: Collection[str] = ()
 ) -> str:
-    """Name each setting that differs, with both values; nothing where none does.
+    """Name the settings that differ, with both values, a dozen at most; nothing where none does.
 
     Args:
         was: settings of a run, flat.
@@ -25,7 +27,8 @@ def name_differences(
         for key in sorted(was.keys() | now.keys())
         if key not in may_differ and was.get(key) != now.get(key)
     ]
-    return "; ".join(changed)
+    more = [f"and {len(changed) - _MOST} more"] if len(changed) > _MOST else []
+    return "; ".join([*changed[:_MOST], *more])
 
 
 def _told(settings: Mapping[str, Any], key: str) -> str:

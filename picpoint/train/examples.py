@@ -35,7 +35,7 @@ class LabelledCloud:
     """A cloud with the labels that its points have, and those that a network gave them.
 
     Attributes:
-        key: of the cloud.
+        key: source id of the cloud.
         class_name: of the object; "" where it has none.
         points: as the network saw them.
         truth: number of each point's part or class.

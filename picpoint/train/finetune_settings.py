@@ -114,16 +114,24 @@ class FinetuneConfig:
             raise ValueError(
                 f"label_smoothing={self.label_smoothing}: must be 0 or more and below 1"
             )
-        if self.clip_grad_norm < 0 or self.votes < 0:
+        if not self.clip_grad_norm >= 0 or self.votes < 0:
             raise ValueError(
                 f"clip_grad_norm={self.clip_grad_norm}, votes={self.votes}: must be 0 or more"
             )
+        self._check_task()
+
+    def _check_task(self) -> None:
+        """Refuse what this task does not take."""
         if self.freeze and (self.task != "classify" or not self.weights):
             raise ValueError(
                 "freeze=true: leaves a pre-trained encoder as it is under a classifier; it needs "
                 "task=classify and weights=..."
             )
-
+        if self.point_features and self.task == "classify":
+            raise ValueError(
+                f"point_features={list(self.point_features)}: task=classify takes positions alone, "
+                "as pre-training does; leave them out"
+            )
         if self.data.subset == "crop" and (self.task != "scenes" or self.votes):
             raise ValueError(
                 f"data.subset=crop: whole rooms are for task=scenes, and votes=0, not {self.task} "

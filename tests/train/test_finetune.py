@@ -184,6 +184,11 @@ def test_validation_on_scenes_holds_back_whole_rooms(
     assert (len(split.train), len(split.evaluated)) == (12, 4)
 
 
+def test_a_gradient_is_not_cut_to_what_is_no_number(config: FinetuneConfig) -> None:
+    with pytest.raises(ValueError, match="clip_grad_norm=nan"):
+        dataclasses.replace(config, clip_grad_norm=float("nan"))
+
+
 def test_scenes_in_other_units_or_of_other_sets_are_refused(
     train: Run, rooms_data: CloudDataConfig, solids: Path
 ) -> None:

@@ -35,6 +35,12 @@ def test_each_setting_that_differs_is_named_with_both_values_and_no_other():
     )
 
 
+def test_of_many_that_differ_a_dozen_are_named():
+    told = refusal({f"a{number:02}": number for number in range(20)})
+    assert "a11 was not set, is 11; and 11 more" in told
+    assert "a12" not in told
+
+
 def test_hashes_are_told_in_words():
     told = refusal({**MADE_WITH, "data.digest": "2b"})
     assert "the shapes to train on are others (data.shards, data.holdout)" in told
