@@ -212,6 +212,11 @@ def test_a_random_search_may_have_values_that_do_not_go_together() -> None:
         "repeats": (),
     }
     check_study(study(**whole, search="random"))
+    turned = (Parameter("pretrain.ghost_batch", (32, 8)), batches[1])
+    check_study(study(**(whole | {"parameters": turned}), search="random"))
+    never = (Parameter("pretrain.ghost_batch", (64, 128)), batches[1])
+    with pytest.raises(ConfigError, match="must be a multiple of ghost_batch"):
+        check_study(study(**(whole | {"parameters": never}), search="random"))
     with pytest.raises(ConfigError, match="global_batch=8: must be a multiple of ghost_batch=32"):
         check_study(study(**whole))
 
