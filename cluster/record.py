@@ -90,9 +90,15 @@ def keep_or_start(
     try:
         put_once(store, record, config.encode())
     except AlreadyInStoreError as error:
-        then, now = (dict(flatten(yaml.safe_load(each))) for each in (store.get(record), config))
-        changed = name_differences(then, now)
-        other = f"with other settings ({changed})" if changed else "from other inputs than now"
+        recorded = store.get(record)
+        then, now = (dict(flatten(yaml.safe_load(each))) for each in (recorded, config))
+        reasons: list[str] = []
+        if changed := name_differences(then, now):
+            reasons.append(f"with other settings ({changed})")
+        if not recorded.startswith(first_line.encode()):
+            reasons.append("from other inputs than now")
+        # As where a setting is new and null.
+        other = " and ".join(reasons) or "by a version that wrote the same settings otherwise"
         raise RunExistsError(
             f"{out}/{record} was made {other}; set them back, choose another `out`, or remove {out}"
         ) from error
