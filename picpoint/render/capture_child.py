@@ -7,6 +7,7 @@
 Its parent is picpoint/render/limited.py.
 """
 
+import importlib
 import json
 import os
 import resource
@@ -135,12 +136,18 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_DATA, (limits.memory_bytes, limits.memory_bytes))
     resource.setrlimit(resource.RLIMIT_FSIZE, (_MAX_WRITTEN_BYTES, _MAX_WRITTEN_BYTES))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    # Kernels are loaded, or compiled, before the clock of the first shape starts.
-    capture(read_mesh(_WARM_UP_OBJ, "warm_up.obj"), "warm_up", "", config)
+    _warm_up(config)
     write_frame(answers, READY)
     while (request := _read_frame(requests)) is not None:
         for part in _answer(_decode_shape(request), config, limits):
             write_frame(answers, part)
+
+
+def _warm_up(config: CaptureConfig) -> None:
+    """Load or compile what shapes need, before the clock of the first one starts."""
+    capture(read_mesh(_WARM_UP_OBJ, "warm_up.obj"), "warm_up", "", config)
+    # Readers load it, and trimesh, for the first scene alone: that shape would pay for them.
+    importlib.import_module("picpoint.render.scenes")
 
 
 def _answer(shape: SourceShape, config: CaptureConfig, limits: CaptureLimits) -> list[bytes]:

@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections import Counter
@@ -192,3 +194,15 @@ def test_a_child_that_cannot_start_says_what_to_do(tmp_path):
 def test_limits_out_of_range_are_refused(settings, rule):
     with pytest.raises(ValueError, match=rule):
         CaptureLimits(**settings)
+
+
+def test_what_scenes_need_is_loaded_before_the_clock_of_the_first_one_starts():
+    code = (
+        "import sys; from picpoint.render import capture, capture_child; "
+        "before = 'trimesh' in sys.modules; "
+        "capture_child._warm_up(capture.CaptureConfig(num_points=128)); "
+        "print(before, 'trimesh' in sys.modules)"
+    )
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "True"]
