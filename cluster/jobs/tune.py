@@ -188,12 +188,25 @@ def _train_all(trials: Trials, asked: Sequence[Settings], name: str) -> None:
         trials: of the study.
         asked: settings of each member.
         name: of Tune's own record of them.
+
+    Raises:
+        ConfigError: the cluster does not hold even one.
+        WorkerDiedError: it did, and lost the machine.
+        KeyboardInterrupt: Tune was told to stop.
     """
     waiting = [settings for settings in asked if trials.is_due(settings)]
     for losses_left in reversed(range(_MOST_LOSSES + 1)):
         if not waiting:
             return
-        tried = run_on_tune(trials, given(trials.study, waiting), name)
+        try:
+            tried = run_on_tune(trials, given(trials.study, waiting), name)
+        except ConfigError as error:
+            if losses_left == _MOST_LOSSES:
+                raise
+            raise WorkerDiedError(
+                f"members were lost with their machine, and what is left has no room for one "
+                f"({error}); the same command goes on once there is"
+            ) from error
         lost = [each for each in tried if trials.result(each.settings) is None]
         for each in lost:
             if losses_left:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from cluster.app import main
 from cluster.compose import ConfigError
+from cluster.fleet import WorkerDiedError
 from cluster.generations import (
     Breeding,
     Member,
@@ -406,3 +407,26 @@ def test_a_member_that_is_lost_is_run_again_and_not_for_ever(
     assert "its node died" in row.result.reason or state == "done"
     # Those that were not lost are run once.
     assert [len(waiting) for waiting in runs[:begun]] == [4] + [1] * (begun - 1)
+
+
+def test_a_cluster_without_room_is_a_wrong_setting_at_first_and_a_loss_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = tune.TuneJob(study=study(), out=str(tmp_path))
+    had_room = True
+
+    def run(trials: Trials, asked: Search, name: str) -> list[Tried]:
+        nonlocal had_room
+        if not had_room:
+            raise ConfigError("ask for less")
+        had_room = False
+        return [
+            Tried(settings, "its node died") for settings in asked.space["point"]["grid_search"]
+        ]
+
+    monkeypatch.setattr(tune, "on_ray", lambda address: contextlib.nullcontext())
+    monkeypatch.setattr(tune, "run_on_tune", run)
+    with pytest.raises(WorkerDiedError, match="lost with their machine.*ask for less"):
+        tune.run(job)
+    with pytest.raises(ConfigError, match="^ask for less"):
+        tune.run(job)

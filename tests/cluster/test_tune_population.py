@@ -111,7 +111,7 @@ def test_a_member_whose_node_is_lost_goes_on_elsewhere_as_if_it_had_not_been(
     shard_set: Path, tmp_path: Path
 ) -> None:
     """Two nodes of a core each, so that the second has one of the last two members when it ends."""
-    small = [more("epochs=24", "probe.every=0", "log_every=1", "checkpoint_every=1")]
+    small = [more("epochs=96", "probe.every=0", "log_every=1", "checkpoint_every=1")]
     small += ["study.population.size=2", f"study.parameters=[{TEMPERATURE}]"]
     out, alone = tmp_path / "study", tmp_path / "alone"
     with raylets(1, 1) as cluster:
