@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from cluster.compose import ConfigError
+from cluster.fleet import WorkerDiedError
 from cluster.generations import Breeding, breeding_of, first_generation, next_generation
 from cluster.parameter import Settings, spread
 from cluster.record import commit, keep_or_start, versions

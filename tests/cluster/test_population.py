@@ -426,7 +426,7 @@ def test_a_cluster_without_room_is_a_wrong_setting_at_first_and_a_loss_later(
 
     monkeypatch.setattr(tune, "on_ray", lambda address: contextlib.nullcontext())
     monkeypatch.setattr(tune, "run_on_tune", run)
-    with pytest.raises(WorkerDiedError, match="lost with their machine.*ask for less"):
+    with pytest.raises(WorkerDiedError, match=r"lost with their machine.*ask for less"):
         tune.run(job)
-    with pytest.raises(ConfigError, match="^ask for less"):
+    with pytest.raises(ConfigError, match=r"^ask for less"):
         tune.run(job)
