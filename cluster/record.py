@@ -91,7 +91,10 @@ def keep_or_start(
         put_once(store, record, config.encode())
     except AlreadyInStoreError as error:
         recorded = store.get(record)
-        then, now = (dict(flatten(yaml.safe_load(each))) for each in (recorded, config))
+        then, now = (
+            dict(flatten(_read_settings(each, f"{out}/{record}")))
+            for each in (recorded, config.encode())
+        )
         reasons: list[str] = []
         if changed := name_differences(then, now):
             reasons.append(f"with other settings ({changed})")
@@ -109,11 +112,29 @@ def keep_or_start(
 
 
 def recorded_settings(out: str, job_name: str) -> dict[str, object]:
-    """Read the settings that a job began with in a folder; none where it did not."""
+    """Read the settings that a job began with in a folder; none where it did not.
+
+    Raises:
+        RunExistsError: there is a record that holds none.
+    """
+    record = f"{job_name}.yaml"
     try:
-        return yaml.safe_load(open_store(out).get(f"{job_name}.yaml"))
+        return _read_settings(open_store(out).get(record), f"{out}/{record}")
     except NotFoundInStoreError:
         return {}
+
+
+def _read_settings(record: bytes, place: str) -> dict[str, object]:
+    try:
+        found = yaml.safe_load(record)
+    except yaml.YAMLError:
+        found = None
+    if not isinstance(found, dict):
+        raise RunExistsError(
+            f"{place} holds no settings, so whose results these are cannot be told; put back what "
+            "stood there, or choose another `out`"
+        )
+    return found
 
 
 def done_stage(out: str, job_name: str) -> DoneStage | None:

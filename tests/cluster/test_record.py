@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.record import RunExistsError, keep_or_start
+from cluster.record import RunExistsError, keep_or_start, recorded_settings
 
 
 @dataclass(frozen=True)
@@ -36,3 +36,14 @@ def test_a_record_without_a_setting_that_is_null_is_not_said_to_be_of_other_inpu
     told = refusal(tmp_path, Job(), "a")
     assert "by a version that wrote the same settings otherwise" in told
     assert "inputs" not in told
+
+
+@pytest.mark.parametrize("content", ["", "rate: [0.1", "- rate"])
+def test_a_record_that_somebody_spoilt_is_told_in_one_line(tmp_path: Path, content: str) -> None:
+    (tmp_path / "train.yaml").write_text(content)
+    told = refusal(tmp_path, Job(), "a")
+    assert "train.yaml holds no settings" in told
+    assert "\n" not in told
+    with pytest.raises(RunExistsError, match="holds no settings"):
+        recorded_settings(str(tmp_path), "train")
+    assert recorded_settings(str(tmp_path), "other") == {}
