@@ -168,6 +168,7 @@ def finetune(
             waited_s += time.perf_counter() - asked
 
             totals = _train_step(run, batch, stop_wanted(run_dir, rank), departures.are_due())
+            writer.wait()  # one step goes on beside the writing: a kill costs one interval at most
             step += 1
             stopped = totals.stop
             last, is_evaluated = step == run.total_steps, run.is_evaluation_due

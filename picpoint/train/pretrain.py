@@ -112,6 +112,7 @@ def pretrain(
 
             stop, ask = stop_wanted(run_dir, run.rank), departures.are_due()
             embeddings, totals = train_step(run, batch, stop, ask)
+            writer.wait()  # one step goes on beside the writing: a kill costs one interval at most
             step += 1
             num_corrupt += totals.num_corrupt
             stopped = totals.stop

@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from picpoint.encoders.dgcnn import DgcnnConfig
 from picpoint.encoders.pointnext import PointNextConfig
 from picpoint.model import build_point_encoder
 from picpoint.scores import scene_figures
+from picpoint.train import checkpoint_writer
 from picpoint.train import notice as notices
 from picpoint.train.checkpoint import CheckpointError, newest_checkpoint
 from picpoint.train.claim import ClaimError
@@ -390,6 +392,21 @@ def saved_at(config: FinetuneConfig, folder: Path) -> list[int]:
     """Name the steps of the checkpoints that are kept."""
     found, _ = newest_checkpoint(folder / "checkpoints")
     return [] if found is None else [found.state["samples_seen"] // config.global_batch]
+
+
+def test_no_step_is_told_of_before_the_checkpoint_ahead_of_it_is_written(
+    train: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, told = checkpoint_writer.save_checkpoint, {}
+
+    def slow(folder: str, step: int, *rest: Any) -> str:
+        time.sleep(0.5)
+        told[step] = len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines())
+        return real(folder, step, *rest)
+
+    monkeypatch.setattr(checkpoint_writer, "save_checkpoint", slow)
+    train("run", epochs=2, eval_every=100, checkpoint_every=2)
+    assert told == {2: 2, 4: 4, 6: 6}
 
 
 @pytest.mark.parametrize("log_every", [1, 2])

@@ -1,6 +1,7 @@
 import dataclasses
 import json
 import logging
+import time
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ import picpoint.train.pretrain as loop
 import picpoint.train.step as step
 from picpoint.data.split import held_out
 from picpoint.encoders.pointnext import PointNextConfig
-from picpoint.train import notice
+from picpoint.train import checkpoint_writer, notice
 from picpoint.train.checkpoint import CheckpointError, newest_checkpoint
 from picpoint.train.claim import ClaimError
 from picpoint.train.collapse import EmbeddingHealth
@@ -70,6 +71,21 @@ def test_a_kill_between_checkpoints_loses_only_the_steps_since(train, tmp_path) 
     train("killed", steps=5)  # the last checkpoint is that of step 3
     assert train("killed", resume="auto")[0].step == 4
     assert_same_weights(tmp_path / "whole", tmp_path / "killed")
+
+
+def test_no_step_is_told_of_before_the_checkpoint_ahead_of_it_is_written(
+    train, tmp_path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, told = checkpoint_writer.save_checkpoint, {}
+
+    def slow(folder: str, step: int, *rest: object) -> str:
+        time.sleep(0.5)  # some thirty of these steps
+        told[step] = len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines())
+        return real(folder, step, *rest)
+
+    monkeypatch.setattr(checkpoint_writer, "save_checkpoint", slow)
+    train("run")
+    assert told == {step: step for step in (3, 6, 9, 12)}
 
 
 def test_the_log_of_a_resumed_run_has_each_step_once(train, tmp_path) -> None:
