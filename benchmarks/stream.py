@@ -173,13 +173,13 @@ def _summary(
 
 
 def _traffic(manifest: Manifest, order: Sequence[int], scenario: Scenario) -> tuple[int, int]:
-    """Count what our reader asks for: requests and bytes, gaps included."""
-    is_local = open_store(manifest.url).concurrency == 1
+    """Count what our reader asks for: of files each member, of buckets runs with their gaps."""
+    max_gap_bytes = 0 if open_store(manifest.url).concurrency == 1 else MAX_GAP_BYTES["network"]
     num_requests = num_bytes = 0
     for number in order:
         names = scenario.members(number)
         spans = [span for span in manifest.row(number).members if span.name in names]
-        for _, length, _ in coalesce(spans, MAX_GAP_BYTES["disk" if is_local else "network"]):
+        for _, length, _ in coalesce(spans, max_gap_bytes):
             num_requests += 1
             num_bytes += length
     return num_requests, num_bytes

@@ -1,7 +1,7 @@
 """How are the bytes of a sample fetched? By range, few at a time, every checksum compared."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from operator import itemgetter
 
 from zlib_ng.zlib_ng import crc32
@@ -11,8 +11,11 @@ from shards.columns import MemberSpan, ShardEntry
 from shards.errors import CorruptSampleError
 from shards.store import LocalStore, Store
 
-# Reading this much too much costs less than a second request.
+# Fetching this much too much costs less than a second request.
 MAX_GAP_BYTES = {"disk": 16 << 10, "network": 256 << 10}
+
+# After so many looks in a row at what the system's cache holds, it is taken to hold the rest.
+MIN_BURSTS_CACHED = 8
 
 _OFFSET = itemgetter(1)  # of a MemberSpan
 
@@ -27,57 +30,86 @@ class Source:
 
     Attributes:
         cache: not used for folders.
-        max_gap_bytes: what is better read along than asked for again.
     """
 
     store: Store
     cache: DiskCache | None
-    max_gap_bytes: int = field(init=False)
 
     def __post_init__(self) -> None:
-        is_disk = self.store.concurrency == 1
-        object.__setattr__(self, "cache", None if is_disk else self.cache)
-        object.__setattr__(self, "max_gap_bytes", MAX_GAP_BYTES["disk" if is_disk else "network"])
+        if isinstance(self.store, LocalStore):
+            object.__setattr__(self, "cache", None)
 
-    def read(self, shard: ShardEntry, runs: Sequence[Run]) -> dict[str, bytes]:
+    def read(self, shard: ShardEntry, spans: Sequence[MemberSpan]) -> dict[str, bytes]:
         """Read members of one sample, every checksum right."""
         if self.cache is None:
-            return self._fetch(shard.name, runs)
-        spans = [span for *_, run in runs for span in run]
+            return self._fetch(shard.name, spans)
         found = self.cache.find(shard.sha256, spans)
         if missing := [span for span in spans if span.name not in found]:
-            fetched = self._fetch(shard.name, coalesce(missing, self.max_gap_bytes))
+            fetched = self._fetch(shard.name, missing)
             self.cache.keep(shard.sha256, [(each.offset, fetched[each.name]) for each in missing])
             found |= fetched
         return found
 
-    def announce(self, shard: ShardEntry, runs: Sequence[Run]) -> None:
-        """Say what will be read soon."""
-        if isinstance(self.store, LocalStore):
-            self.store.will_need(shard.name, [run[:2] for run in runs])
-
-    def _fetch(self, shard: str, runs: Sequence[Run]) -> dict[str, bytes]:
+    def _fetch(self, shard: str, spans: Sequence[MemberSpan]) -> dict[str, bytes]:
         try:
-            return self._fetch_once(shard, runs)
+            return self._fetch_once(shard, spans)
         except CorruptSampleError:
             # Perhaps on the way, or in a file that another one has replaced.
             if isinstance(self.store, LocalStore):
                 self.store.reopen(shard)
-            return self._fetch_once(shard, runs)
+            return self._fetch_once(shard, spans)
 
-    def _fetch_once(self, shard: str, runs: Sequence[Run]) -> dict[str, bytes]:
-        contents = self.store.get_ranges(shard, [run[:2] for run in runs])
+    def _fetch_once(self, shard: str, spans: Sequence[MemberSpan]) -> dict[str, bytes]:
+        if isinstance(self.store, LocalStore):
+            # One by one: reading a gap along would cost more than another call. See ReadAhead.
+            contents = self.store.get_ranges(shard, [span[1:3] for span in spans])
+        else:
+            contents = _get_coalesced(self.store, shard, spans)
         members: dict[str, bytes] = {}
-        for (start, _, spans), content in zip(runs, contents, strict=True):
-            for name, offset, length, checksum in spans:
-                member = content[offset - start : offset - start + length]
-                if crc32(member) != checksum or len(member) != length:
-                    raise CorruptSampleError(
-                        f"{name}, {length} bytes from {offset}, is not what was written "
-                        f"({len(member)} bytes, CRC-32 {crc32(member):08x}, not {checksum:08x})"
-                    )
-                members[name] = member
+        for (name, offset, length, checksum), member in zip(spans, contents, strict=True):
+            if crc32(member) != checksum or len(member) != length:
+                raise CorruptSampleError(
+                    f"{name}, {length} bytes from {offset}, is not what was written "
+                    f"({len(member)} bytes, CRC-32 {crc32(member):08x}, not {checksum:08x})"
+                )
+            members[name] = member
         return members
+
+
+def _get_coalesced(store: Store, shard: str, spans: Sequence[MemberSpan]) -> list[bytes]:
+    runs = coalesce(spans, MAX_GAP_BYTES["network"])
+    contents = store.get_ranges(shard, [run[:2] for run in runs])
+    found: dict[MemberSpan, bytes] = {}
+    for (start, _, together), content in zip(runs, contents, strict=True):
+        for span in together:
+            first = span.offset - start
+            found[span] = content[first : first + span.length]
+    return [found[span] for span in spans]
+
+
+class ReadAhead:
+    """Has the system begin to read what will be read soon, unless its cache seems to hold it all.
+
+    Asking costs as much as a third of all that is done here besides decoding. So of every burst of
+    samples one is looked at, and none is asked for while the last few were in the cache.
+    """
+
+    def __init__(self, store: LocalStore) -> None:
+        """Know nothing of the cache yet."""
+        self._store = store
+        self._num_cached = 0  # of the bursts looked at, one after another
+
+    def announce(self, burst: Sequence[tuple[str, Sequence[MemberSpan]]]) -> None:
+        """Say what will be read soon: of which shard, by name, which members."""
+        if not burst:
+            return
+        name, spans = burst[0]
+        is_cached = self._store.is_cached(name, spans[-1].offset)
+        self._num_cached = self._num_cached + 1 if is_cached else 0
+        if self._num_cached < MIN_BURSTS_CACHED:
+            for name, spans in burst:
+                runs = coalesce(spans, MAX_GAP_BYTES["disk"])
+                self._store.will_need(name, [run[:2] for run in runs])
 
 
 def coalesce(spans: Iterable[MemberSpan], max_gap_bytes: int) -> list[Run]:

@@ -61,6 +61,16 @@ class LocalStore:
             with self._explained("read", name):
                 raise
 
+    def is_cached(self, name: str, offset: int) -> bool:
+        """Tell whether the system would read a byte without going to the disk, if it can tell."""
+        if not hasattr(os, "RWF_NOWAIT"):  # macOS
+            return False
+        try:
+            descriptor = self._open.get(name).descriptor
+            return os.preadv(descriptor, [bytearray(1)], offset, os.RWF_NOWAIT) == 1
+        except OSError:  # it is not, or the file system cannot tell, or has no such file
+            return False
+
     def will_need(self, name: str, ranges: Sequence[tuple[int, int]]) -> None:
         """Have the system begin to read (offset, length) ranges, if it can."""
         if not hasattr(os, "posix_fadvise"):  # macOS

@@ -17,12 +17,12 @@ import numpy as np
 from shards.cache import CacheConfig, DiskCache
 from shards.codec import decode_array
 from shards.column_manifest import Column, ColumnSet, load_columns
-from shards.columns import SampleColumns
+from shards.columns import MemberSpan, SampleColumns
 from shards.errors import CodecError, CorruptSampleError
-from shards.fetch import Run, Source, coalesce
+from shards.fetch import ReadAhead, Source
 from shards.manifest import Manifest, load_manifest
 from shards.schema import SchemaError, view_member
-from shards.store import open_store
+from shards.store import LocalStore, open_store
 from shards.summary import SetKind
 
 OnCorrupt = Literal["fail", "skip_and_count"]
@@ -164,32 +164,41 @@ class MemberReader(Generic[S]):
             raise ValueError(f"read_ahead = {read_ahead}: at least 1 sample must be under way")
         sources = (self._source, *self._column_sources)
         concurrency = max(source.store.concurrency for source in sources)
-        if concurrency == 1:
-            return self._stream_from_disk(iter(requests), read_ahead)
+        store = self._source.store
+        if concurrency == 1 and isinstance(store, LocalStore):
+            return self._stream_from_disk(iter(requests), read_ahead, ReadAhead(store))
         return self._stream(iter(requests), read_ahead, min(read_ahead, concurrency))
 
     def _stream_from_disk(
-        self, requests: Iterator[Request], read_ahead: int
+        self, requests: Iterator[Request], read_ahead: int, ahead: ReadAhead
     ) -> Generator[S | None, None, None]:
         # In bursts: of this code, little is left in the processor's caches after a picture.
         burst = max(1, read_ahead // 2)
-        pending = deque(map(self._announce, islice(requests, read_ahead)))
+        pending = deque(self._announce(islice(requests, read_ahead), ahead))
         while pending:
             now = [pending.popleft() for _ in range(min(burst, len(pending)))]
             for outcome in [self._attempt(place) for place in now]:
                 if isinstance(outcome, Exception):
                     raise outcome
                 yield self._settle(outcome)
-            pending.extend(map(self._announce, islice(requests, burst)))
+            pending.extend(self._announce(islice(requests, burst), ahead))
 
-    def _announce(self, request: Request) -> "_Place | Exception":
-        """Find a sample, and have the system begin to read it."""
+    def _announce(
+        self, requests: Iterable[Request], ahead: ReadAhead
+    ) -> list["_Place | Exception"]:
+        """Find samples, and have the system begin to read them."""
+        places = [self._try_to_find(request) for request in requests]
+        shards = self.manifest.shards
+        ahead.announce(
+            [(shards[p.shard].name, p.spans) for p in places if not isinstance(p, Exception)]
+        )
+        return places
+
+    def _try_to_find(self, request: Request) -> "_Place | Exception":
         try:
-            place = self._find(request)
+            return self._find(request)
         except Exception as error:  # told when its turn has come
             return error
-        self._source.announce(self.manifest.shards[place.shard], place.runs)
-        return place
 
     def _attempt(self, place: "_Place | Exception") -> S | CorruptSample | Exception:
         if isinstance(place, Exception):
@@ -250,7 +259,7 @@ class MemberReader(Generic[S]):
             StoreError: a shard is missing or cannot be read.
         """
         place = self._find(request)
-        members = self._source.read(self.manifest.shards[place.shard], place.runs)
+        members = self._source.read(self.manifest.shards[place.shard], place.spans)
         for members_of_set, _ in self._read_columns(place):
             members |= members_of_set
         return members
@@ -268,14 +277,14 @@ class MemberReader(Generic[S]):
             spans = samples.spans(row, names)
         except KeyError as error:
             raise _lacks(error.args[0], samples, row) from None
-        if views and not 0 <= min(views) <= max(views) < samples.num_views.item(row):
+        if views and not request.pictures and not _has_views(samples, row, views):
             raise _lacks(f"views {views}", samples, row)
-        return _Place(request, number, row, samples, coalesce(spans, self._source.max_gap_bytes))
+        return _Place(request, number, row, samples, spans)
 
     def _load(self, place: "_Place") -> S | CorruptSample:
         shard = self.manifest.shards[place.shard]
         try:
-            members = self._source.read(shard, place.runs)
+            members = self._source.read(shard, place.spans)
             sample = self.kind.decode(members)
             if sample.source_id != place.samples.source_ids[place.row]:
                 raise SchemaError(f"it holds {sample.source_id!r}")
@@ -310,9 +319,8 @@ class MemberReader(Generic[S]):
                 raise CorruptSampleError(
                     f"column set {columns.url}: {error.args[0]} is not there once"
                 ) from None
-            runs = coalesce(spans, source.max_gap_bytes)
             try:
-                members = source.read(columns.shards[place.shard], runs)
+                members = source.read(columns.shards[place.shard], spans)
             except CorruptSampleError as error:
                 raise CorruptSampleError(f"column set {columns.url}: {error}") from error
             yield members, column_of
@@ -324,14 +332,18 @@ class _Place(NamedTuple):
     Attributes:
         shard: number of its shard.
         row: in the shard's part, which has these samples.
-        runs: the members wanted, as they are best read.
+        spans: the members wanted.
     """
 
     request: Request
     shard: int
     row: int
     samples: SampleColumns
-    runs: list[Run]
+    spans: list[MemberSpan]
+
+
+def _has_views(samples: SampleColumns, row: int, views: Sequence[int]) -> bool:
+    return 0 <= min(views) <= max(views) < samples.num_views.item(row)
 
 
 def _lacks(what: str, samples: SampleColumns, row: int) -> SchemaError:
