@@ -66,6 +66,9 @@ _PACKAGES = (
     ),
 )
 
+# Read one after another where the clock has ticks of 10 ms.
+_OUR_EPOCHS = 20
+
 
 def main() -> None:
     """Measure, print, and (in full) write the record."""
@@ -216,10 +219,12 @@ def _against_ray_data(manifest: Manifest) -> dict[str, Json]:
         for round_number in range(4):
             for name, epoch in epochs.items():
                 started_s = _family_cpu_s()
-                if epoch() != manifest.num_samples:
-                    raise RuntimeError(f"{name} lost samples")
+                repeats = _OUR_EPOCHS if name == "ours" else 1
+                for _ in range(repeats):
+                    if epoch() != manifest.num_samples:
+                        raise RuntimeError(f"{name} lost samples")
                 if round_number:
-                    spent[name].append(_family_cpu_s() - started_s)
+                    spent[name].append((_family_cpu_s() - started_s) / repeats)
         pairs = zip(spent["ray_data"], spent["ours"], strict=True)
         found[scenario.name] = {"vs_ray_data": round(statistics.median(a / b for a, b in pairs), 2)}
     ray.shutdown()
