@@ -1,6 +1,6 @@
 # make demo    the whole road, from meshes to a page of results   (SEEDS=3 for mean and std)
 # make test    the tests
-# make faults  the tests that take long: they kill processes, break requests, fuzz meshes; minutes
+# make faults  the tests that take long: they kill processes, break requests, fuzz meshes; minutes (KILLS=few: fewer)
 # make soak    render, pre-train and tune on three raylets with kills; some ten minutes
 # make check   lint, format, types
 # make data    820 pieces of furniture and 6,227 electronic parts, rendered   (Debian; an hour)
