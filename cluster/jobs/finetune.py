@@ -14,7 +14,6 @@ from cluster.trackers import TrackerName
 from cluster.training import train_to_the_end
 from picpoint.data.dataset import Dataset, open_dataset
 from picpoint.data.dataset_split import check_sizes
-from picpoint.model import check_num_points
 from picpoint.train.claim import check_owner, owner_of
 from picpoint.train.differences import name_differences
 from picpoint.train.finetune import finetune
@@ -53,10 +52,6 @@ class FinetuneJob(FinetuneConfig):
     resume: str | bool = "auto"
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
     trackers: tuple[TrackerName, ...] = ()
-
-    def __post_init__(self) -> None:
-        FinetuneConfig.__post_init__(self)
-        check_num_points(self.point_encoder, self.data.num_points)
 
     @property
     def command(self) -> str:

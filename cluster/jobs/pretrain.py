@@ -19,7 +19,6 @@ from cluster.run_cost import bytes_of_shape, pretrain_cost
 from cluster.runtime import RuntimeConfig, absolute_place, resume_from
 from cluster.trackers import TrackerName
 from cluster.training import train_to_the_end
-from picpoint.model import check_num_points
 from picpoint.train.claim import check_owner, owner_of
 from picpoint.train.log import LOG_FILE, StepReport
 from picpoint.train.notice import Notice
@@ -61,10 +60,6 @@ class PretrainJob(PretrainConfig):
     resume: str | bool = "auto"
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
     trackers: tuple[TrackerName, ...] = ()
-
-    def __post_init__(self) -> None:
-        PretrainConfig.__post_init__(self)
-        check_num_points(self.point_encoder, self.data.num_points)
 
     @property
     def resume_from(self) -> str:

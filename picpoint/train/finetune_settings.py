@@ -9,7 +9,7 @@ from picpoint.data.clouds import CloudDataConfig, CloudView, PointFeature, Subse
 from picpoint.data.dataset import Dataset, DatasetError
 from picpoint.data.dataset_split import Split, split_clouds
 from picpoint.encoders.dgcnn import DgcnnConfig
-from picpoint.model import PointEncoderConfig
+from picpoint.model import PointEncoderConfig, check_num_points
 from picpoint.task_model import (
     ClassificationNetwork,
     PartsNetwork,
@@ -119,6 +119,7 @@ class FinetuneConfig:
                 f"clip_grad_norm={self.clip_grad_norm}, votes={self.votes}: must be 0 or more"
             )
         self._check_task()
+        check_num_points(self.point_encoder, self.data.num_points)
 
     def _check_task(self) -> None:
         """Refuse what this task does not take."""

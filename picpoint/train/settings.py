@@ -15,7 +15,7 @@ from picpoint.data.kept_split import kept_split
 from picpoint.encoders.image import ImageEncoderConfig
 from picpoint.heads.projection import ProjectionConfig
 from picpoint.losses.info_nce import LossConfig
-from picpoint.model import LEAST_TEMPERATURE, ModelConfig, PointEncoderConfig
+from picpoint.model import LEAST_TEMPERATURE, ModelConfig, PointEncoderConfig, check_num_points
 from picpoint.train.checkpoint import Retention
 from picpoint.train.precision import PrecisionName, ResolvedPrecision
 from picpoint.train.probe_shapes import OnlineProbeConfig
@@ -144,6 +144,7 @@ class PretrainConfig:
                 f"epochs={self.epochs}"
             )
         self._check_changes()
+        check_num_points(self.point_encoder, self.data.num_points)
         if self.global_batch % self.ghost_batch:
             raise ValueError(
                 f"global_batch={self.global_batch}: must be a multiple of "
