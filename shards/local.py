@@ -66,8 +66,8 @@ class LocalStore:
         if not hasattr(os, "RWF_NOWAIT"):  # macOS
             return False
         try:
-            descriptor = self._open.get(name).descriptor
-            return os.preadv(descriptor, [bytearray(1)], offset, os.RWF_NOWAIT) == 1
+            file = self._open.get(name)
+            return os.preadv(file.descriptor, [bytearray(1)], offset, os.RWF_NOWAIT) == 1
         except OSError:  # it is not, or the file system cannot tell, or has no such file
             return False
 
