@@ -35,6 +35,10 @@ _ENTRY = (
 )
 
 
+class TrialLostError(RuntimeError):
+    """A trial came to its end by no doing of its own, so that nothing is known of its settings."""
+
+
 @dataclass(frozen=True, slots=True)
 class TrialResult:
     """How a trial ended.
@@ -98,6 +102,7 @@ def _run_commands(
 
     Raises:
         ConfigError: its figure's file has no such number.
+        TrialLostError: something killed a command.
     """
     started = time.monotonic()
     told = 0
@@ -114,6 +119,8 @@ def _run_commands(
             finally:
                 process.kill()
                 process.wait()
+        if process.returncode < 0:  # not by its own doing; Ray ends it just before this process
+            raise TrialLostError(f"signal {-process.returncode} ended a command of the trial")
         if process.returncode:
             reason = _last_line(folder / _LOG_FILE)
             result = TrialResult("failed", None, time.monotonic() - started, reason)

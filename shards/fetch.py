@@ -15,7 +15,7 @@ from shards.store import LocalStore, Store
 MAX_GAP_BYTES = {"disk": 16 << 10, "network": 256 << 10}
 
 # After so many looks in a row at what the system's cache holds, it is taken to hold the rest.
-MIN_BURSTS_CACHED = 8
+MIN_BURSTS_CACHED = 128
 
 _OFFSET = itemgetter(1)  # of a MemberSpan
 

@@ -126,6 +126,7 @@ class MemberReader(Generic[S]):
         self._known_corrupt: set[int] = set()
         self._members = tuple(sorted({*members, *kind.needed}))
         self._source = Source(open_store(self.manifest.url), disk)
+        self._ahead: ReadAhead | None = None
         self._columns = tuple(load_columns(url, disk) for url in columns)
         for each in self._columns:
             each.check_base(self.manifest)
@@ -166,7 +167,8 @@ class MemberReader(Generic[S]):
         concurrency = max(source.store.concurrency for source in sources)
         store = self._source.store
         if concurrency == 1 and isinstance(store, LocalStore):
-            return self._stream_from_disk(iter(requests), read_ahead, ReadAhead(store))
+            self._ahead = self._ahead or ReadAhead(store)
+            return self._stream_from_disk(iter(requests), read_ahead, self._ahead)
         return self._stream(iter(requests), read_ahead, min(read_ahead, concurrency))
 
     def _stream_from_disk(

@@ -1,6 +1,8 @@
 """How is a checkpoint written while training goes on? By one thread, one at a time."""
 
+import logging
 from collections.abc import Mapping
+from concurrent import futures
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import Any
@@ -9,6 +11,11 @@ import torch
 
 from picpoint.train.checkpoint import Retention, save_checkpoint
 from picpoint.train.claim import Claim
+
+_LOG = logging.getLogger(__name__)
+
+# The other ranks wait meanwhile, and give up after `runtime.timeout_s` (600 by default).
+LONGEST_WAIT_S = 60.0
 
 
 class CheckpointWriter:
@@ -35,6 +42,7 @@ class CheckpointWriter:
         self._claim = claim
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._pending: Future[str] | None = None
+        self._patience_s = LONGEST_WAIT_S
 
     def __enter__(self) -> "CheckpointWriter":
         return self
@@ -58,10 +66,29 @@ class CheckpointWriter:
         """
         self.wait()
         copy = copied_to_cpu(state)
+        self._patience_s = LONGEST_WAIT_S
         self._pending = self._thread.submit(
             *(save_checkpoint, self._folder, step, copy),
             *(self._settings, self._retention, self._claim),
         )
+
+    def wait_a_while(self) -> None:
+        """Wait until what was handed over is written, but for a minute at most, and say so then.
+
+        Raises:
+            CheckpointError, ClaimError: it could not be.
+        """
+        if self._pending is None:
+            return
+        if futures.wait([self._pending], self._patience_s).done:
+            self.wait()
+        elif self._patience_s:
+            self._patience_s = 0.0
+            _LOG.warning(
+                "the last checkpoint is not written after %.0f s; training goes on, and what is "
+                "killed now costs more than checkpoint_every steps: is the storage slow?",
+                LONGEST_WAIT_S,
+            )
 
     def wait(self) -> None:
         """Wait until what was handed over is written.

@@ -168,7 +168,7 @@ def finetune(
             waited_s += time.perf_counter() - asked
 
             totals = _train_step(run, batch, stop_wanted(run_dir, rank), departures.are_due())
-            writer.wait()  # one step goes on beside the writing: a kill costs one interval at most
+            writer.wait_a_while()  # one step goes on beside the writing: a kill costs one interval
             step += 1
             stopped = totals.stop
             last, is_evaluated = step == run.total_steps, run.is_evaluation_due

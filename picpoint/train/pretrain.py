@@ -112,7 +112,7 @@ def pretrain(
 
             stop, ask = stop_wanted(run_dir, run.rank), departures.are_due()
             embeddings, totals = train_step(run, batch, stop, ask)
-            writer.wait()  # one step goes on beside the writing: a kill costs one interval at most
+            writer.wait_a_while()  # one step goes on beside the writing: a kill costs one interval
             step += 1
             num_corrupt += totals.num_corrupt
             stopped = totals.stop

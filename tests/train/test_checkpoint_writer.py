@@ -35,6 +35,28 @@ def test_what_training_changes_later_is_not_in_it(tmp_path, monkeypatch):
     assert state["model"]["weight"].tolist() == state["model"]["more"][0].tolist() == [0, 0, 0]
 
 
+def test_who_waits_too_long_for_a_write_goes_on_and_says_so_once(tmp_path, monkeypatch, caplog):
+    written, real = threading.Event(), checkpoint_writer.save_checkpoint
+
+    def late(*arguments):
+        assert written.wait(60)
+        return real(*arguments)
+
+    monkeypatch.setattr(checkpoint_writer, "save_checkpoint", late)
+    monkeypatch.setattr(checkpoint_writer, "LONGEST_WAIT_S", 0.1)
+    with CheckpointWriter(str(tmp_path), SETTINGS, Retention(3)) as writer:
+        writer.save(1, {"samples_seen": 4})
+        writer.wait_a_while()
+        writer.wait_a_while()
+        assert written_steps(tmp_path) == []
+        written.set()
+        monkeypatch.setattr(checkpoint_writer, "LONGEST_WAIT_S", 60)
+        writer.save(2, {"samples_seen": 8})
+        writer.wait_a_while()
+        assert written_steps(tmp_path) == [1, 2]
+    assert caplog.text.count("not written after") == 1
+
+
 def test_never_two_are_written_at_once_and_in_order(tmp_path, monkeypatch):
     real, at_once, most = checkpoint_writer.save_checkpoint, [], []
 
