@@ -35,7 +35,8 @@ class RuntimeConfig:
             wrong with the settings or the data ends it at once; a machine that is taken back with
             notice (preempted, on Ray) does not count. A single local rank is the command's own
             process.
-        timeout_s: longest wait of a rank for the others.
+        timeout_s: longest wait of a rank for the others; more than a minute, for which rank 0 may
+            wait for a checkpoint.
     """
 
     name: Literal["local", "ray"] = "local"

@@ -1,6 +1,6 @@
 """How are the bytes of a sample fetched? By range, few at a time, every checksum compared."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
 
@@ -11,7 +11,7 @@ from shards.columns import MemberSpan, ShardEntry
 from shards.errors import CorruptSampleError
 from shards.store import LocalStore, Store
 
-# Fetching this much too much costs less than a second request.
+# So much too much is fetched, of a bucket, or read ahead, of a disk, rather than asked for apart.
 MAX_GAP_BYTES = {"disk": 16 << 10, "network": 256 << 10}
 
 # After so many looks in a row at what the system's cache holds, it is taken to hold the rest.
@@ -63,10 +63,11 @@ class Source:
         if isinstance(self.store, LocalStore):
             # One by one: reading a gap along would cost more than another call. See ReadAhead.
             contents = self.store.get_ranges(shard, [span[1:3] for span in spans])
+            found = zip(spans, contents, strict=True)
         else:
-            contents = _get_coalesced(self.store, shard, spans)
+            found = _get_coalesced(self.store, shard, spans)
         members: dict[str, bytes] = {}
-        for (name, offset, length, checksum), member in zip(spans, contents, strict=True):
+        for (name, offset, length, checksum), member in found:
             if crc32(member) != checksum or len(member) != length:
                 raise CorruptSampleError(
                     f"{name}, {length} bytes from {offset}, is not what was written "
@@ -76,15 +77,15 @@ class Source:
         return members
 
 
-def _get_coalesced(store: Store, shard: str, spans: Sequence[MemberSpan]) -> list[bytes]:
+def _get_coalesced(
+    store: Store, shard: str, spans: Sequence[MemberSpan]
+) -> Iterator[tuple[MemberSpan, bytes]]:
     runs = coalesce(spans, MAX_GAP_BYTES["network"])
     contents = store.get_ranges(shard, [run[:2] for run in runs])
-    found: dict[MemberSpan, bytes] = {}
     for (start, _, together), content in zip(runs, contents, strict=True):
         for span in together:
             first = span.offset - start
-            found[span] = content[first : first + span.length]
-    return [found[span] for span in spans]
+            yield span, content[first : first + span.length]
 
 
 class ReadAhead:

@@ -17,7 +17,7 @@ from cluster.app import main
 from cluster.parameter import Parameter
 from cluster.study import Figure, Step, StudyConfig, points, trial_id
 from cluster.study_on_tune import keeper_of_stopped, search
-from cluster.trial import TrialResult, keep_result, load_result, run_trial
+from cluster.trial import TrialLostError, TrialResult, keep_result, load_result, run_trial
 from cluster.trials_on_ray import TrialResources, Trials, on_ray, run_on_tune
 from tests.processes import is_running
 
@@ -81,6 +81,17 @@ def test_a_failed_trial_keeps_its_reason(shard_set: Path, tmp_path: Path) -> Non
     assert (result.state, result.figure) == ("failed", None)
     assert "data.num_points=97" in result.reason
     assert load_result(tmp_path / "t") == result
+
+
+def test_a_trial_whose_command_was_killed_is_lost_and_has_no_result(
+    shard_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trial_module, "_ENTRY", "import os; os.kill(os.getpid(), 9)")
+    asked = study(shard_set)
+    (settings,) = points(asked)
+    with pytest.raises(TrialLostError, match="signal 9"):
+        run_trial(asked, settings, tmp_path / "t", ["runtime=local"], print)
+    assert load_result(tmp_path / "t") is None
 
 
 def test_a_figure_that_is_no_number_is_a_failure_with_its_reason(
